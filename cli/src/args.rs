@@ -10,6 +10,7 @@ use crate::settings::time;
 mod checkpoint;
 mod daemons;
 mod fleet;
+mod landing;
 mod results;
 mod run;
 mod steering;
@@ -19,6 +20,7 @@ pub use checkpoint::{
 };
 pub use daemons::{AgentOptions, AgentRun, Coordinator, CoordinatorOptions};
 pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
+pub use landing::{Apply, Checkout, Diff, Land, Merge, Strategy};
 pub use results::{Select, Verify};
 pub use run::Run;
 pub use steering::{Fork, Send, SessionArg, Waiting};
@@ -76,16 +78,18 @@ pub enum Command {
     Show(TaskArg),
     /// Print the output of the sessions.
     Logs(Logs),
-    /// Print a session's change as a patch.
-    Diff(Pick),
+    /// Print a session's change as a patch, or what two sessions' results differ in.
+    Diff(Diff),
     /// Compare the sessions of a task, best first.
     Compare(Compare),
     /// Explain what Kage does about an error, or what it did about the errors of a task.
     Explain(Explain),
     /// Put a session's change into the working tree, without committing.
     Apply(Apply),
-    /// Merge a session's result into the current branch.
+    /// Merge a session's result into the current branch or another one, or open a pull request.
     Merge(Merge),
+    /// Put a session's result into a working tree of its own, to try it.
+    Checkout(Checkout),
     /// Choose the session whose result `kage apply` and `kage merge` take.
     Select(Select),
     /// Say to a session what to do next, also when it is over: it goes on in its conversation.
@@ -186,46 +190,6 @@ pub struct Explain {
     /// Adapter that printed the error; it may have rules of its own.
     #[arg(long, value_name = "ADAPTER")]
     pub adapter: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Apply {
-    /// Which result.
-    #[command(flatten)]
-    pub pick: Pick,
-    /// Only show what would change.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// The repository.
-    #[arg(long, default_value = ".", value_name = "DIR")]
-    pub repo: PathBuf,
-    /// Accept a result that was not verified.
-    #[arg(long)]
-    pub unverified: bool,
-    /// Accept the best result although its risk is high: it changed files that verify depends on.
-    #[arg(long)]
-    pub accept_risk: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct Merge {
-    /// Which result, where, and whether to do it.
-    #[command(flatten)]
-    pub apply: Apply,
-    /// What to do if both sides changed the same lines.
-    #[arg(long, value_enum, default_value_t = Strategy::Auto)]
-    pub strategy: Strategy,
-}
-
-/// What to do where both sides changed the same lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Strategy {
-    /// Refuse.
-    Auto,
-    /// The session's side wins.
-    Theirs,
-    /// Leave conflict markers to be resolved by hand.
-    Manual,
 }
 
 #[derive(Debug, Args)]

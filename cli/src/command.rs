@@ -9,6 +9,7 @@ use crate::state::StateDir;
 
 mod agents;
 mod apply;
+mod checkout;
 mod checkpoint;
 mod compare;
 mod context;
@@ -22,6 +23,7 @@ mod fork;
 mod logs;
 mod ls;
 mod merge;
+mod merge_into;
 mod rm;
 mod run;
 mod select;
@@ -52,7 +54,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Compare(args) => compare::run(&invocation, args).await,
         Command::Explain(args) => explain::run(&invocation, args).await,
         Command::Apply(args) => apply::run(&invocation, args).await,
-        Command::Merge(args) => merge::run(&invocation, args).await,
+        Command::Merge(args) => Box::pin(merge::run(&invocation, args)).await,
+        Command::Checkout(args) => checkout::run(&invocation, args).await,
         Command::Select(args) => select::run(&invocation, args).await,
         Command::Send(args) => send::run(&invocation, args).await,
         Command::Fork(args) => fork::run(&invocation, args).await,

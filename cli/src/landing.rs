@@ -6,7 +6,9 @@ use std::pin::pin;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use kage_git::UserRepo;
-use kage_git::landing::{self, ApplyPlan, LandingMessage, MergePlan, PlannedPath, Strategy};
+use kage_git::landing::{
+    self, ApplyPlan, Hook, Hooks, IntoPlan, LandedAs, LandingMessage, MergePlan, Onto, PlannedPath, Strategy,
+};
 use kage_proto::v1;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,9 +18,12 @@ use crate::output::{Output, note};
 use crate::result::{FetchedResult, unfinished};
 use crate::view;
 
+pub(crate) mod forge;
+pub(crate) mod only;
 pub(crate) mod remedy;
+pub(crate) mod request;
 
-use remedy::{Asked, told};
+use remedy::{Asked, Way, told};
 
 /// As much of a prompt is in the message of a commit.
 const PROMPT_LINES: usize = 40;
@@ -38,7 +43,29 @@ struct LandingJson<'a> {
     /// The commit on the branch, if one was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     merge_commit: Option<&'a str>,
+    #[serde(flatten)]
+    more: &'a Landing,
     paths: Vec<PathJson>,
+}
+
+/// What is told of a landing besides its paths.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Landing {
+    /// The branch that the commit is on, if it is not the current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) branch: Option<String>,
+    /// The address of the pull request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pull_request: Option<String>,
+    /// The page on which a pull request is opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) open_at: Option<String>,
+    /// The command that undoes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) undo: Option<String>,
+    /// The person's hooks that did not run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hooks_not_run: Vec<&'static str>,
 }
 
 /// A path, in the two forms that messages of the API have.
@@ -69,6 +96,64 @@ pub async fn land(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Res
     let applied = to_the_end(plan.execute()).await?;
     told(repository, fetched, Asked::Apply, applied).await?;
     Ok(paths)
+}
+
+/// The command that takes an applied change out of the working tree again; `None` when nothing changed.
+#[must_use]
+pub fn undo_apply(repository: &UserRepo, fetched: &FetchedResult, paths: &[PlannedPath]) -> Option<String> {
+    let changed = || paths.iter().filter(|it| it.landed_as != LandedAs::Unchanged);
+    if changed().next().is_none() || fetched.is_undo {
+        return None;
+    }
+    // What was there before stays there.
+    let only = match changed().count() == paths.len() {
+        true => fetched.only.clone(),
+        false => changed().map(|it| it.path.clone()).collect(),
+    };
+    Some(Way::new(repository, fetched).undo(&only))
+}
+
+/// Says how a landing is undone.
+pub fn tell_undo(undo: Option<&str>) {
+    if let Some(undo) = undo {
+        note(&format!("`{undo}` undoes it"));
+    }
+}
+
+/// The hooks of the person for a commit: those that will run, or the names of those that will not, which
+/// are told.
+///
+/// # Errors
+/// When they are wanted and git fails.
+pub(crate) async fn hooks(
+    repository: &UserRepo,
+    wanted: bool,
+    push: bool,
+) -> anyhow::Result<(Option<Hooks>, Vec<&'static str>)> {
+    let found = match Hooks::find(repository).await {
+        Ok(found) => found,
+        Err(error) if wanted => return Err(error.into()),
+        Err(error) => {
+            tracing::debug!(%error, "git does not say where the hooks are");
+            return Ok((None, Vec::new()));
+        }
+    };
+    if wanted {
+        return Ok((Some(found), Vec::new()));
+    }
+    let pushed = (push && found.has(Hook::PrePush)).then_some(Hook::PrePush);
+    let left: Vec<_> = found.of_commit().into_iter().chain(pushed).map(Hook::name).collect();
+    Ok((None, left))
+}
+
+/// Says which hooks did not run.
+pub(crate) fn tell_hooks(left: &[&str]) {
+    if !left.is_empty() {
+        note(&format!(
+            "your hooks were not run ({}); --hooks runs them",
+            left.join(", ")
+        ));
+    }
 }
 
 /// Waits for a plan that is being executed: a Ctrl-C, a closed window or a shutdown of the machine
@@ -104,7 +189,8 @@ pub async fn to_the_end<T>(executing: impl Future<Output = T>) -> anyhow::Result
 /// # Errors
 /// When it contradicts the person's work.
 pub async fn plan(repository: &UserRepo, fetched: &FetchedResult) -> anyhow::Result<ApplyPlan> {
-    let planned = landing::plan_apply(repository, &fetched.mirror, &fetched.base, &fetched.commit).await;
+    let (base, result) = (&fetched.base, &fetched.commit);
+    let planned = landing::plan_apply_of(repository, &fetched.mirror, base, result, &fetched.only).await;
     told(repository, fetched, Asked::Apply, planned).await
 }
 
@@ -121,6 +207,22 @@ pub async fn plan_merge(
     let (base, result) = (&fetched.base, &fetched.commit);
     let planned = landing::plan_merge(repository, &fetched.mirror, base, result, strategy, message).await;
     told(repository, fetched, Asked::Merge(strategy), planned).await
+}
+
+/// Plans to put a fetched result onto a branch that is checked out nowhere.
+///
+/// # Errors
+/// When it contradicts what is on the branch, there is no such branch, or files belong to it.
+pub async fn plan_into(
+    repository: &UserRepo,
+    fetched: &FetchedResult,
+    strategy: Strategy,
+    message: &LandingMessage,
+    onto: &Onto,
+) -> anyhow::Result<IntoPlan> {
+    let (base, result) = (&fetched.base, &fetched.commit);
+    let planned = landing::plan_merge_into(repository, &fetched.mirror, base, result, strategy, message, onto).await;
+    told(repository, fetched, Asked::Into(strategy, onto), planned).await
 }
 
 /// The message of a landing's commits: the task and the author.
@@ -173,13 +275,14 @@ fn models(session: &v1::Session) -> Vec<&str> {
 ///
 /// # Errors
 /// When standard output is closed.
-pub fn tell(
+pub(crate) fn tell(
     out: Output,
     task: &v1::Task,
     fetched: &FetchedResult,
     paths: &[PlannedPath],
     done: bool,
     merge_commit: Option<String>,
+    more: &Landing,
 ) -> anyhow::Result<()> {
     let landing = LandingJson {
         task_id: &task.id,
@@ -188,17 +291,27 @@ pub fn tell(
         is_unfinished: fetched.session.is_unfinished,
         done,
         merge_commit: merge_commit.as_deref(),
+        more,
         paths: paths.iter().map(PathJson::of).collect(),
     };
     out.result("landing", &landing)?;
-    out.text(&landed(fetched, paths, done, merge_commit.as_deref()))?;
+    let mut text = landed(fetched, paths, done, merge_commit.as_deref());
+    if let Some(branch) = &more.branch {
+        text += &format!("branch {branch}\n");
+    }
+    out.text(&text)?;
     Ok(())
 }
 
 /// Says in words what was landed.
 #[must_use]
 pub fn landed(fetched: &FetchedResult, paths: &[PlannedPath], done: bool, merge_commit: Option<&str>) -> String {
-    let verb = if done { "landed" } else { "would land" };
+    let verb = match (done, fetched.is_undo) {
+        (true, false) => "landed",
+        (false, false) => "would land",
+        (true, true) => "took out",
+        (false, true) => "would take out",
+    };
     let result = if fetched.session.is_unfinished {
         "unfinished result"
     } else {
@@ -220,7 +333,6 @@ mod tests {
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::PathBuf;
 
-    use kage_git::landing::LandedAs;
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::*;

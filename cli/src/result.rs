@@ -1,6 +1,8 @@
 //! A session's result on this machine: chooses it, and fetches its commits from the coordinator
 //! over git into a bare repository of Kage's.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use kage_agent::identity::trust::git_auth;
 use kage_core::id::{Oid, ProjectId, RepositoryName};
@@ -27,6 +29,23 @@ pub struct FetchedResult {
     pub task: String,
     /// Flags without which it could not be asked for again.
     pub flags: Vec<&'static str>,
+    /// The same, of `kage merge` alone.
+    pub merge_flags: Vec<&'static str>,
+    /// The only paths of it that are applied, from the repository's top; none: all.
+    pub only: Vec<PathBuf>,
+    /// It is the way back: base and result are exchanged.
+    pub is_undo: bool,
+}
+
+impl FetchedResult {
+    /// The way back from the result to what the session started from.
+    #[must_use]
+    pub fn undone(mut self) -> Self {
+        std::mem::swap(&mut self.base, &mut self.commit);
+        self.is_undo = true;
+        self.flags.push("--undo");
+        self
+    }
 }
 
 /// Chooses the requested session, or the winner. If the risk is accepted, also the first session
@@ -42,10 +61,7 @@ pub fn choose(
 ) -> anyhow::Result<v1::Session> {
     let sessions = || report.rows.iter().filter_map(|row| row.session.as_ref());
     if let Some(name) = asked {
-        return sessions().find(|s| s.name == name).cloned().ok_or_else(|| {
-            let names: Vec<_> = sessions().map(|s| s.name.as_str()).collect();
-            Refusal::not_found(format!("the task has no session {name:?}; it has {}", names.join(", "))).into()
-        });
+        return Ok(named(report, name)?);
     }
     let best = report.best.clone().unwrap_or_default();
     let name = match best.session.as_str() {
@@ -54,6 +70,18 @@ pub fn choose(
     };
     let found = sessions().find(|s| !name.is_empty() && s.name == name).cloned();
     found.ok_or_else(|| refused(report, &best, command).into())
+}
+
+/// The session of this name.
+///
+/// # Errors
+/// When the task has no such session, with the names that it has.
+pub fn named(report: &v1::Report, name: &str) -> Result<v1::Session, Refusal> {
+    let sessions = || report.rows.iter().filter_map(|row| row.session.as_ref());
+    sessions().find(|s| s.name == name).cloned().ok_or_else(|| {
+        let names: Vec<_> = sessions().map(|s| s.name.as_str()).collect();
+        Refusal::not_found(format!("the task has no session {name:?}; it has {}", names.join(", ")))
+    })
 }
 
 fn refused(report: &v1::Report, best: &v1::Best, command: &str) -> Refusal {
@@ -179,5 +207,8 @@ pub async fn fetch(
         session,
         task: task.id.clone(),
         flags: Vec::new(),
+        merge_flags: Vec::new(),
+        only: Vec::new(),
+        is_undo: false,
     })
 }

@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use crate::error::GitError;
-use crate::executable::Executable;
+use crate::executable::{Changed, Executable};
 
 mod auth;
 mod found;
@@ -27,6 +27,7 @@ mod found;
 mod neutral;
 
 mod process;
+mod typed;
 
 pub use auth::{Auth, TlsAuth};
 pub(crate) use found::found;
@@ -113,6 +114,14 @@ impl GitCommand {
             config.push((format!("fetch.fsck.{flaw}"), "ignore".into()));
         }
         Self {
+            config,
+            ..Self::of(operation, command, git)
+        }
+    }
+
+    /// Without settings; `git` is the program as it was found.
+    fn of(operation: &'static str, command: Command, git: Option<Result<&Path, Changed>>) -> Self {
+        Self {
             operation,
             command,
             unusable: match git {
@@ -120,7 +129,7 @@ impl GitCommand {
                 Some(Err(changed)) => Some(changed.into_io()),
                 None => Some(io::Error::new(io::ErrorKind::NotFound, "git is in no folder of PATH")),
             },
-            config,
+            config: Vec::new(),
             input: GitInput::Nothing,
             output: None,
         }

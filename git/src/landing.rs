@@ -2,8 +2,9 @@
 //! trees (the task's base, the result, and the person's files), never histories: only the session's
 //! change comes in. They plan everything before they change anything, in a private git directory
 //! that reads the objects of the person and of the mirror. `apply` writes files only; `merge` makes
-//! a commit on the current branch. Executing a plan first checks that its inputs have not changed,
-//! and undoes all steps when one fails.
+//! a commit on the current branch, or on another one that nobody has checked out. Executing a plan
+//! first checks that its inputs have not changed, and undoes all steps when one fails. [`checkout`]
+//! puts a result into a working tree of its own, and [`push`] sends a branch to a remote.
 
 mod files;
 mod index;
@@ -25,15 +26,28 @@ mod person;
 
 mod commits;
 mod dirty;
+mod send;
+mod hooks;
+mod committing;
+mod branches;
 
 mod apply;
+mod finish;
 mod merge;
+mod into;
+pub mod checkout;
+pub mod push;
 
 use std::path::{Path, PathBuf};
 
-pub use apply::{ApplyPlan, plan_apply};
-pub use commits::LandingMessage;
-pub use merge::{MergeEnd, MergePlan, Merged, plan_merge, probe_merge};
+pub use apply::{ApplyPlan, plan_apply, plan_apply_of};
+pub use branches::{Branch, Held, HeldBy, commit_of};
+pub use commits::{LandingMessage, is_in_history};
+pub use hooks::{Hook, Hooks};
+pub use into::{IntoPlan, Onto, plan_merge_into};
+pub use merge::{MergeEnd, MergePlan, plan_merge, probe_merge};
+
+use kage_core::id::Oid;
 
 use crate::error::GitError;
 
@@ -124,6 +138,16 @@ pub enum Strategy {
     Manual,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Merged {
+    /// As a commit on the branch.
+    Committed(Oid),
+    /// With conflicts left for the person to resolve and commit.
+    LeftConflicts,
+    /// The branch has the result already.
+    AlreadyThere,
+}
+
 /// Why a result was not landed. Nothing was changed, unless stated.
 #[derive(Debug, thiserror::Error)]
 pub enum LandingError {
@@ -167,6 +191,28 @@ pub enum LandingError {
         /// The lock file that was found.
         lock: PathBuf,
     },
+    /// The branch to put a commit on does not exist.
+    #[error("there is no branch {branch}")]
+    NoBranch {
+        branch: String,
+        /// The local branches there are, and those of remotes.
+        others: Vec<String>,
+    },
+    /// Files of a working tree belong to the branch.
+    #[error("the branch {branch} is {} in {}", held.by.words(), held.at.display())]
+    Held { branch: String, held: Held },
+    /// Hooks of the person are not as HEAD has them.
+    #[error("{} file(s) of your hooks are not as HEAD has them", paths.len())]
+    HooksDiffer { paths: Vec<Obstacle> },
+    /// Commit hooks need the files of a working tree.
+    #[error("the hooks of a commit need files, and the branch {branch} has none here")]
+    HooksNeedFiles { branch: String },
+    /// A hook of the person said no.
+    #[error("your {} hook failed ({exit})", hook.name())]
+    HookFailed { hook: Hook, exit: String },
+    /// The hooks of the person left no message.
+    #[error("your hooks left no message for the commit")]
+    NoMessage,
     #[error("could not bring the result into the repository")]
     Git(#[from] GitError),
 }

@@ -257,6 +257,11 @@ impl UserRepo {
             .map(PathBuf::as_path)
     }
 
+    /// The folders in which git keeps the repository and this working tree's part of it.
+    pub(crate) fn git_dirs(&self) -> [PathBuf; 2] {
+        [self.common_dir.clone(), self.git_dir.clone()]
+    }
+
     pub(crate) fn is_shallow(&self) -> bool {
         self.shallow
     }

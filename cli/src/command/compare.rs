@@ -1,5 +1,7 @@
 //! `kage compare`: the sessions of a task, best first, with everything the order depends on.
 
+use kage_proto::v1;
+
 use crate::args::Compare;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
@@ -14,10 +16,7 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     let report = response.report.unwrap_or_default();
     invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     if args.markdown {
-        invocation.out.text(&markdown(&view::report_rows(&report)))?;
-        for sentence in &report.notes {
-            invocation.out.text(&format!("\n{}", view::one_line(sentence, 500)))?;
-        }
+        invocation.out.text(&markdown(&report))?;
     } else {
         invocation.out.text(&view::report_text(&report))?;
     }
@@ -27,7 +26,16 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-fn markdown(rows: &[Vec<String>]) -> String {
+/// The report as Markdown: a table, and the notes on all sessions.
+pub(super) fn markdown(report: &v1::Report) -> String {
+    let mut text = table(&view::report_rows(report));
+    for sentence in &report.notes {
+        text += &format!("\n{}\n", view::one_line(sentence, 500));
+    }
+    text
+}
+
+fn table(rows: &[Vec<String>]) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut text = line(view::REPORT_HEADER.iter().map(|s| (*s).to_owned()).collect());
     text += &line(view::REPORT_HEADER.iter().map(|_| "---".to_owned()).collect());

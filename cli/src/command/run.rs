@@ -96,6 +96,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         let fetched = result::fetch(&access, &invocation.state, &task, chosen).await?;
         let paths = landing::land(&repository, &fetched).await?;
         note(&landing::landed(&fetched, &paths, true, None));
+        landing::tell_undo(landing::undo_apply(&repository, &fetched, &paths).as_deref());
         return Ok(Exit::Done);
     }
     match best.reason() {

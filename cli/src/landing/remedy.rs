@@ -7,17 +7,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kage_git::UserRepo;
-use kage_git::landing::{self, LandingError, MergeEnd, Obstacle, ObstacleKind, Strategy};
+use kage_git::landing::{self, LandingError, LandingMessage, MergeEnd, Obstacle, ObstacleKind, Onto, Strategy};
 
 use crate::exit::{Detail, Refusal};
 use crate::result::FetchedResult;
 use crate::view;
 
+mod elsewhere;
+
 /// The command that the person typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked<'a> {
     Apply,
     Merge(Strategy),
+    /// Into a branch that is checked out nowhere.
+    Into(Strategy, &'a Onto),
 }
 
 /// Turns a refusal into words, with the command that works instead.
@@ -27,19 +31,14 @@ pub(crate) enum Asked {
 pub(crate) async fn told<T>(
     repository: &UserRepo,
     fetched: &FetchedResult,
-    asked: Asked,
+    asked: Asked<'_>,
     done: Result<T, LandingError>,
 ) -> anyhow::Result<T> {
     let error = match done {
         Ok(done) => return Ok(done),
         Err(error) => error,
     };
-    let way = Way {
-        repository,
-        fetched,
-        here: env::current_dir().and_then(fs::canonicalize).unwrap_or_default(),
-    };
-    match way.refusal(asked, &error).await? {
+    match Way::new(repository, fetched).refusal(asked, &error).await? {
         Some(message) => Err(Refusal {
             details: details(&error),
             ..Refusal::usage(message)
@@ -53,13 +52,20 @@ pub(crate) async fn told<T>(
 fn details(error: &LandingError) -> Vec<Detail> {
     let paths = match error {
         LandingError::Conflicts { conflicts } => conflicts,
-        LandingError::Dirty { paths, .. } | LandingError::Unsupported { paths } => paths,
+        LandingError::Dirty { paths, .. }
+        | LandingError::Unsupported { paths }
+        | LandingError::HooksDiffer { paths } => paths,
         LandingError::ChangedMeanwhile { .. }
         | LandingError::NotOnABranch
         | LandingError::NoCommits
         | LandingError::NoCommit { .. }
         | LandingError::InProgress { .. }
         | LandingError::Locked { .. }
+        | LandingError::NoBranch { .. }
+        | LandingError::Held { .. }
+        | LandingError::HooksNeedFiles { .. }
+        | LandingError::HookFailed { .. }
+        | LandingError::NoMessage
         | LandingError::Git(_) => return Vec::new(),
     };
     let detail = |it: &Obstacle| Detail::Path {
@@ -70,7 +76,7 @@ fn details(error: &LandingError) -> Vec<Detail> {
 }
 
 /// Looks for a command that works.
-struct Way<'a> {
+pub(crate) struct Way<'a> {
     repository: &'a UserRepo,
     fetched: &'a FetchedResult,
     /// The working folder.
@@ -80,22 +86,58 @@ struct Way<'a> {
 /// Commands in order; each must succeed before the next.
 type Steps = Vec<String>;
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    pub(crate) fn new(repository: &'a UserRepo, fetched: &'a FetchedResult) -> Self {
+        Self {
+            repository,
+            fetched,
+            here: env::current_dir().and_then(fs::canonicalize).unwrap_or_default(),
+        }
+    }
+
     /// `None` for obstacles that the person cannot remove.
-    async fn refusal(&self, asked: Asked, error: &LandingError) -> anyhow::Result<Option<String>> {
+    async fn refusal(&self, asked: Asked<'_>, error: &LandingError) -> anyhow::Result<Option<String>> {
         let again = self.kage(asked);
         Ok(Some(match error {
+            LandingError::Conflicts { conflicts } if self.fetched.is_undo => {
+                let what = list("the way back conflicts with what you did since", conflicts);
+                what + &format!("{} shows what to take out by hand", quoted(&[self.kage_diff()]))
+            }
             LandingError::Conflicts { conflicts } => {
-                let what = list("the result conflicts with your work", conflicts);
-                what + &self.around_conflicts(asked, conflicts).await?
+                let with = match asked {
+                    Asked::Into(_, onto) => format!("the result conflicts with {}", onto.branch),
+                    Asked::Apply | Asked::Merge(_) => "the result conflicts with your work".to_owned(),
+                };
+                list(&with, conflicts) + &self.around_conflicts(asked, conflicts).await?
+            }
+            LandingError::NoBranch { branch, others } => self.no_branch(asked, branch, others).await?,
+            LandingError::Held { held, .. } => format!("{error}; {}", self.around_held(asked, held).await?),
+            LandingError::HooksDiffer { paths } => {
+                let what = list("your hooks are not as HEAD has them", paths);
+                what + &format!(
+                    "commit these files to run them, or leave the hooks out: {}",
+                    self.without_hooks(asked)
+                )
+            }
+            LandingError::HookFailed { .. } | LandingError::NoMessage => format!(
+                "{error}, so nothing was changed; mend that and try again, or leave the hooks out: {}",
+                self.without_hooks(asked)
+            ),
+            LandingError::HooksNeedFiles { .. } => {
+                let Asked::Into(strategy, onto) = asked else {
+                    return Ok(None);
+                };
+                format!(
+                    "{error}; in a working tree of its own: {}",
+                    quoted(&self.in_a_tree(onto, Asked::Merge(strategy)))
+                )
             }
             LandingError::Dirty { paths, fits_back } => {
                 let what = list("paths of the result have uncommitted changes", paths);
                 what + &self.around_work(asked, paths, *fits_back, Steps::new()).await?
             }
             LandingError::Unsupported { paths } => {
-                let patch = format!("kage diff {}", self.pick());
-                let command = format!("{patch} | {}", self.git("apply --3way"));
+                let command = format!("{} | {}", self.kage_diff(), self.git("apply --3way"));
                 let what = list("Kage does not write some paths of the result", paths);
                 what + &format!("git itself does, with your programs: {}", quoted(&[command]))
             }
@@ -132,7 +174,7 @@ impl Way<'_> {
         }))
     }
 
-    async fn around_conflicts(&self, asked: Asked, conflicts: &[Obstacle]) -> anyhow::Result<String> {
+    async fn around_conflicts(&self, asked: Asked<'_>, conflicts: &[Obstacle]) -> anyhow::Result<String> {
         match asked {
             Asked::Apply if conflicts.iter().all(is_untracked) => {
                 let mut steps = self.moves(conflicts);
@@ -141,13 +183,22 @@ impl Way<'_> {
             }
             Asked::Apply => self.by_merge(self.onto_a_branch().await?).await,
             Asked::Merge(_) => self.by_apply_or_merge(self.onto_a_branch().await?).await,
+            Asked::Into(_, onto) => {
+                let manual = quoted(&self.in_a_tree(onto, Asked::Merge(Strategy::Manual)));
+                let mut text = format!("{manual} leaves the conflicts to you to resolve, in a working tree of its own");
+                if self.probe_into(Strategy::Theirs, onto).await.is_ok() {
+                    let theirs = quoted(&[self.kage(Asked::Into(Strategy::Theirs, onto))]);
+                    text += &format!(";\n{theirs} takes the result's side of them");
+                }
+                Ok(text)
+            }
         }
     }
 
     /// Around uncommitted work: the least invasive way first.
     async fn around_work(
         &self,
-        asked: Asked,
+        asked: Asked<'_>,
         paths: &[Obstacle],
         fits_back: bool,
         mut steps: Steps,
@@ -169,10 +220,10 @@ impl Way<'_> {
         self.by_apply_or_merge(steps).await
     }
 
-    async fn once_on_a_branch(&self, asked: Asked) -> anyhow::Result<String> {
+    async fn once_on_a_branch(&self, asked: Asked<'_>) -> anyhow::Result<String> {
         let strategy = match asked {
             Asked::Apply => Strategy::Auto,
-            Asked::Merge(strategy) => strategy,
+            Asked::Merge(strategy) | Asked::Into(strategy, _) => strategy,
         };
         let mut steps = self.onto_a_branch().await?;
         match self.probe(strategy).await {
@@ -242,25 +293,75 @@ impl Way<'_> {
         format!("{} --session {}", shell(task), shell(&self.fetched.session.name))
     }
 
-    fn kage(&self, asked: Asked) -> String {
-        let (verb, strategy) = match asked {
-            Asked::Apply => ("apply", ""),
-            Asked::Merge(Strategy::Auto) => ("merge", ""),
-            Asked::Merge(Strategy::Theirs) => ("merge", " --strategy theirs"),
-            Asked::Merge(Strategy::Manual) => ("merge", " --strategy manual"),
+    pub(crate) fn kage(&self, asked: Asked<'_>) -> String {
+        let strategy = |strategy| match strategy {
+            Strategy::Auto => "",
+            Strategy::Theirs => " --strategy theirs",
+            Strategy::Manual => " --strategy manual",
         };
-        let mut command = format!("kage {verb} {}{strategy}", self.pick());
-        for flag in &self.fetched.flags {
+        let pick = self.pick();
+        let mut command = match asked {
+            Asked::Apply => format!("kage apply {pick}"),
+            Asked::Merge(how) => format!("kage merge {pick}{}", strategy(how)),
+            Asked::Into(how, onto) => {
+                let branch = shell(onto.branch.as_str());
+                format!("kage merge {pick}{} --into {branch}", strategy(how))
+            }
+        };
+        let of_merge = match asked {
+            Asked::Apply => &[],
+            Asked::Merge(_) | Asked::Into(..) => self.fetched.merge_flags.as_slice(),
+        };
+        for flag in self.fetched.flags.iter().chain(of_merge) {
+            // A request is for a branch that is pushed by name.
+            if *flag == "--pr" && matches!(asked, Asked::Merge(_)) {
+                continue;
+            }
             command += &format!(" {flag}");
         }
-        if !self.here.starts_with(self.repository.root()) {
-            command += &format!(" --repo {}", shell(&self.repository.root().to_string_lossy()));
+        if matches!(asked, Asked::Apply) {
+            command += &self.paths(&self.fetched.only);
         }
-        command
+        command + &self.repo()
+    }
+
+    /// The flag for paths of the repository.
+    fn paths(&self, paths: &[PathBuf]) -> String {
+        let root = self.repository.root();
+        let shown = paths.iter().map(|path| {
+            let full = root.join(path);
+            let place = match self.here.starts_with(root) {
+                true => full.strip_prefix(&self.here).unwrap_or(&full),
+                false => path,
+            };
+            match place.as_os_str().is_empty() {
+                true => " --path .".to_owned(),
+                false => format!(" --path {}", shell(&place.to_string_lossy())),
+            }
+        });
+        shown.collect()
+    }
+
+    /// The flag for the repository, where it is not the one of the working folder.
+    fn repo(&self) -> String {
+        let root = self.repository.root();
+        match self.here.starts_with(root) {
+            true => String::new(),
+            false => format!(" --repo {}", shell(&root.to_string_lossy())),
+        }
+    }
+
+    /// The command that takes what was applied out again.
+    pub(super) fn undo(&self, only: &[PathBuf]) -> String {
+        format!("kage apply {} --undo{}{}", self.pick(), self.paths(only), self.repo())
+    }
+
+    fn kage_diff(&self) -> String {
+        format!("kage diff {}", self.pick())
     }
 
     /// git with paths that are relative to the top of the repository.
-    fn git(&self, arguments: &str) -> String {
+    pub(crate) fn git(&self, arguments: &str) -> String {
         let root = self.repository.root();
         if self.here == root {
             format!("git {arguments}")
@@ -333,11 +434,11 @@ fn list(what: &str, obstacles: &[Obstacle]) -> String {
     text
 }
 
-fn quoted(steps: &[String]) -> String {
+pub(super) fn quoted(steps: &[String]) -> String {
     format!("`{}`", steps.join(" && "))
 }
 
-fn shell(word: &str) -> String {
+pub(crate) fn shell(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '=' | ',' | '@' | '%');
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

@@ -85,6 +85,20 @@ pub(super) const TOLERATED_FLAWS: &[&str] = &[
 /// which git itself was searched.
 pub(super) const INHERITED: &[&str] = &["TMPDIR", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
+/// The environment variables that tie git to a repository: whatever else is inherited, these are not.
+pub(super) const OF_REPOSITORY: &[&str] = &[
+    "GIT_DIR",
+    "GIT_COMMON_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+    "GIT_GRAFT_FILE",
+    "GIT_SHALLOW_FILE",
+];
+
 /// The environment variables that say where the user's files are.
 pub(super) const OF_CONFIG: &[&str] = &["HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_NOSYSTEM"];
 

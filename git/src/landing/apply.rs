@@ -60,12 +60,27 @@ pub async fn plan_apply(
     base: &Oid,
     result: &Oid,
 ) -> Result<ApplyPlan, LandingError> {
+    plan_apply_of(repository, mirror, base, result, &[]).await
+}
+
+/// The same for the changes of some paths and of what is in them; of none: for all. The result counts as
+/// one that changed nothing else.
+///
+/// # Errors
+/// When it conflicts, with every conflict.
+pub async fn plan_apply_of(
+    repository: &UserRepo,
+    mirror: &Mirror,
+    base: &Oid,
+    result: &Oid,
+    only: &[PathBuf],
+) -> Result<ApplyPlan, LandingError> {
     let store = repository.shadow(base, &[mirror.objects()]).await?;
     let git_dir = store.shadow.git_dir().to_owned();
-    let (from, to) = (base.clone(), result.clone());
+    let (from, to, only) = (base.clone(), result.clone(), only.to_vec());
     let (base, theirs, changed) = blocking("comparing two commits", {
         let git_dir = git_dir.clone();
-        move || compare(&git_dir, &from, &to).map_err(GitError::library("compare two commits"))
+        move || compare(&git_dir, &from, &to, &only).map_err(GitError::library("compare two commits"))
     })
     .await?;
     check_paths(repository, &store, &changed).await?;
@@ -111,11 +126,25 @@ pub async fn plan_apply(
     view.plan(repository, &store).await
 }
 
-/// The trees of two commits and their difference.
-fn compare(git_dir: &Path, base: &Oid, result: &Oid) -> Result<(git2::Oid, git2::Oid, Changed), git2::Error> {
+/// The trees of two commits and their difference, in the paths that are wanted; none are: in all.
+fn compare(
+    git_dir: &Path,
+    base: &Oid,
+    result: &Oid,
+    only: &[PathBuf],
+) -> Result<(git2::Oid, git2::Oid, Changed), git2::Error> {
     let repository = Repository::open_bare(git_dir)?;
     let (base, result) = (tree_of(&repository, base)?, tree_of(&repository, result)?);
-    Ok((base, result, difference(&repository, base, result)?))
+    let mut changed = difference(&repository, base, result)?;
+    if only.is_empty() {
+        return Ok((base, result, changed));
+    }
+    changed.retain(|path, _| only.iter().any(|wanted| path.starts_with(wanted)));
+    let entries = changed.iter().map(|(path, change)| (path.as_path(), change.after));
+    let result = replaced(&repository, base, entries)?;
+    // A file that takes a folder's place takes its files with it, wanted or not.
+    let changed = difference(&repository, base, result)?;
+    Ok((base, result, changed))
 }
 
 fn our_tree(

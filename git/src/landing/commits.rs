@@ -82,6 +82,19 @@ struct ChangeOnBase {
 }
 
 impl Prepared {
+    /// One commit, on a branch that is made for it.
+    pub(super) fn single(message: &LandingMessage, paths: &[PlannedPath]) -> Self {
+        Self {
+            change: None,
+            message: message.of_change(paths),
+        }
+    }
+
+    /// Whether the commit has two parents.
+    pub(super) const fn is_merge(&self) -> bool {
+        self.change.is_some()
+    }
+
     /// Decides on the commits.
     pub(super) async fn new(
         repository: &UserRepo,
@@ -159,7 +172,10 @@ async fn has_change(repository: &UserRepo, change: &ChangeOnBase, head: &Oid) ->
 }
 
 /// Whether `head`'s history in the person's own repository has `commit`.
-pub(super) async fn is_in_history(repository: &UserRepo, commit: &Oid, head: &Oid) -> Result<bool, GitError> {
+///
+/// # Errors
+/// When git fails.
+pub async fn is_in_history(repository: &UserRepo, commit: &Oid, head: &Oid) -> Result<bool, GitError> {
     let there = repository
         .git("cat-file")
         .args(["-e", &format!("{commit}^{{commit}}")])

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,15 +10,19 @@ use git2::Oid as Id;
 use kage_core::id::Oid;
 
 use super::commits::{LandingMessage, Prepared, is_in_history};
+use super::committing::Proposal;
 use super::dirty::refuse_dirty;
 use super::files::{Seen, Step, Target};
-use super::index::{IndexLock, read_index, replace};
+use super::finish::Finish;
+use super::hooks::Hooks;
+use super::index::{IndexLock, read_index};
 use super::merge_tree::Landed;
 use super::person::Person;
 use super::present::{IndexEntries, Present, present};
+use super::send::send_objects;
 use super::three_way::{Outcome, compute};
 use super::tree::{Change, Entry, check_paths, rendered, same};
-use super::{LandedAs, LandingError, PlannedPath, Strategy};
+use super::{LandedAs, LandingError, Merged, PlannedPath, Strategy};
 use crate::beneath::Beneath;
 use crate::error::{GitError, blocking};
 use crate::mirror::Mirror;
@@ -45,6 +48,7 @@ pub struct MergePlan {
     /// Objects that the repository needs, with their dependencies.
     needed: Vec<String>,
     end: MergeEnd,
+    hooks: Option<Hooks>,
 }
 
 /// How a plan ends, if nothing changes until then.
@@ -54,16 +58,6 @@ pub enum MergeEnd {
     Commit(Id),
     /// Conflicts are left for the person to resolve and commit.
     LeaveConflicts,
-    /// The branch has the result already.
-    AlreadyThere,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Merged {
-    /// As a commit on the branch.
-    Committed(Oid),
-    /// With conflicts left for the person to resolve and commit.
-    LeftConflicts,
     /// The branch has the result already.
     AlreadyThere,
 }
@@ -81,23 +75,47 @@ impl MergePlan {
         self.end
     }
 
+    /// Lets the person's commit hooks take part, as they would in `git commit`.
+    #[must_use]
+    pub fn with_hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = Some(hooks);
+        self
+    }
+
     /// Executes the plan: commits, objects, files, index, branch. When a step fails, files and index are
     /// restored; unreferenced objects stay, which is harmless. The index is locked from before the
     /// first file until the end, so nobody else can stage anything.
     ///
+    /// With hooks the commit comes after the files, which the hooks look at. Files that the hooks are
+    /// made of come last, so that no hook runs as the result has it.
+    ///
     /// # Errors
-    /// When something changed since the plan, another process holds the index, or the file system
-    /// refuses.
+    /// When something changed since the plan, another process holds the index, a hook fails, or the
+    /// file system refuses.
     pub async fn execute(mut self) -> Result<Merged, LandingError> {
         let tree = match self.end {
             MergeEnd::AlreadyThere => return Ok(Merged::AlreadyThere),
             MergeEnd::Commit(tree) => Some(tree),
             MergeEnd::LeaveConflicts => None,
         };
+        // Conflicts are committed by the person, with their hooks.
+        let hooks = self.hooks.take().filter(|hooks| tree.is_some() && hooks.is_asked());
+        let parts = match &hooks {
+            Some(hooks) => {
+                hooks
+                    .unchanged_parts(&self.repository, &self.store, &self.paths)
+                    .await?
+            }
+            None => Vec::new(),
+        };
         let repository = self.repository.clone();
         let person = Person::of(&repository).await?;
         // The person's git may ask them something, so nothing is locked yet.
-        let (end, merge_head) = match tree {
+        let (mut end, merge_head) = match tree {
+            Some(tree) if hooks.is_some() => {
+                self.needed.push(tree.to_string());
+                (Merged::AlreadyThere, None)
+            }
             Some(tree) => {
                 let commit = self.prepared.commit(&person, &self.store, &self.head, tree).await?;
                 self.needed.push(commit.to_string());
@@ -109,8 +127,58 @@ impl MergePlan {
                 (Merged::LeftConflicts, change)
             }
         };
-        self.send_objects().await?;
+        send_objects(&self.store, &self.repository, &self.needed, &self.head).await?;
         let index = IndexLock::take(self.repository.git_dir())?;
+        self.refuse_changed().await?;
+        let is_late = |step: &Step| parts.iter().any(|part| step.path.starts_with(part));
+        let (late, steps): (Vec<Step>, Vec<Step>) = std::mem::take(&mut self.steps).into_iter().partition(is_late);
+        let root = self.repository.root().to_owned();
+        let (beneath, undo) = blocking("writing files", move || {
+            let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
+            let undo = beneath.carry_out(&steps)?;
+            Ok::<_, LandingError>((beneath, undo))
+        })
+        .await?;
+        let finished = async {
+            if let Some(hooks) = &hooks {
+                end = Merged::Committed(self.commit_with(hooks, &person).await?);
+            }
+            let finish = Finish {
+                repository: &self.repository,
+                person: &person,
+                head: &self.head,
+                message: &self.prepared.message,
+                merge_head: merge_head.as_ref(),
+                old_index: self.index.as_deref(),
+                new_index: &self.new_index,
+                end: &end,
+            };
+            finish.run(&index).await?;
+            Ok::<_, LandingError>(end)
+        };
+        let finished = finished.await;
+        drop(index);
+        match finished {
+            Ok(end) => {
+                if let Some(hooks) = &hooks {
+                    hooks.tell_committed().await;
+                }
+                write_late(beneath, late).await?;
+                Ok(end)
+            }
+            Err(error) => {
+                blocking("undoing a merge", move || {
+                    beneath.undo(undo);
+                    Ok::<_, GitError>(())
+                })
+                .await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Refuses when index or HEAD are not as they were for the plan.
+    async fn refuse_changed(&self) -> Result<(), LandingError> {
         let changed = |what: &str| LandingError::ChangedMeanwhile { path: what.to_owned() };
         if read_index(self.repository.git_dir())? != self.index {
             return Err(changed("the index"));
@@ -120,55 +188,43 @@ impl MergePlan {
         {
             return Err(changed("HEAD"));
         }
-        let (root, steps) = (self.repository.root().to_owned(), self.steps);
-        let (beneath, undo) = blocking("writing files", move || {
-            let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
-            let undo = beneath.carry_out(&steps)?;
-            Ok::<_, LandingError>((beneath, undo))
-        })
-        .await?;
-        let finish = Finish {
-            repository: &self.repository,
-            person: &person,
-            head: &self.head,
-            message: &self.prepared.message,
-            merge_head: merge_head.as_ref(),
-            old_index: self.index.as_deref(),
-            new_index: &self.new_index,
-            end: &end,
-        };
-        let Err(error) = finish.run(&index).await else {
-            return Ok(end);
-        };
-        blocking("undoing a merge", move || {
-            beneath.undo(undo);
-            Ok::<_, GitError>(())
-        })
-        .await?;
-        Err(error.into())
+        Ok(())
     }
 
-    async fn send_objects(&self) -> Result<(), GitError> {
-        let pack = self.store.folder.path().join("pack");
-        let output = fs::File::create(&pack).map_err(GitError::io("create", &pack))?;
-        let wanted = format!("{}\n--not\n{}\n", self.needed.join("\n"), self.head);
-        self.store
-            .shadow
-            .git("pack-objects")
-            .args(["--revs", "--stdout", "--quiet"])
-            .stdin(wanted)
-            .stdout_file(output)
-            .run()
+    /// Makes the commit that the person's hooks agree to, and puts its index in place of the planned one.
+    async fn commit_with(&mut self, hooks: &Hooks, person: &Person<'_>) -> Result<Oid, LandingError> {
+        let proposal = Proposal {
+            repository: &self.repository,
+            store: &self.store,
+            index: &self.new_index,
+            message: &self.prepared.message,
+            is_merge: self.prepared.is_merge(),
+        };
+        let agreed = proposal.ask(hooks).await?;
+        self.prepared.message = agreed.message;
+        self.new_index = agreed.index;
+        let commit = self
+            .prepared
+            .commit(person, &self.store, &self.head, agreed.tree)
             .await?;
-        let input = fs::File::open(&pack).map_err(GitError::io("open", &pack))?;
-        self.repository
-            .git("index-pack")
-            .args(["--stdin", "--strict"])
-            .stdin_file(input)
-            .run()
-            .await
-            .map(drop)
+        send_objects(&self.store, &self.repository, &[commit.to_string()], &self.head).await?;
+        Ok(commit)
     }
+}
+
+/// Writes the files that the hooks are made of. The commit is made by now, and has them; a file that
+/// cannot be written shows as changed.
+async fn write_late(beneath: Beneath, late: Vec<Step>) -> Result<(), LandingError> {
+    blocking("writing files", move || {
+        if let Err(error) = beneath.carry_out(&late) {
+            tracing::warn!(
+                ?error,
+                "the commit is made, and some of its files are not in the working tree"
+            );
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// Plans to merge the change from `base` to `result` (a commit of `mirror`) into the current
@@ -238,6 +294,7 @@ async fn plan_on(
         new_index: Vec::new(),
         needed: Vec::new(),
         end: MergeEnd::AlreadyThere,
+        hooks: None,
     };
     let Some(outcome) = outcome else {
         return Ok(plan);
@@ -376,77 +433,6 @@ fn stays_off_disk(outcome: &Outcome, present: &HashMap<PathBuf, Present>, path: 
             .conflicts
             .get(path)
             .is_none_or(|conflict| !conflict.has_stages())
-}
-
-/// The steps after the files are written.
-struct Finish<'a> {
-    repository: &'a UserRepo,
-    person: &'a Person<'a>,
-    head: &'a Oid,
-    message: &'a str,
-    /// The other parent of the commit that the person will make.
-    merge_head: Option<&'a Oid>,
-    old_index: Option<&'a [u8]>,
-    new_index: &'a [u8],
-    end: &'a Merged,
-}
-
-impl Finish<'_> {
-    async fn run(self, index: &IndexLock) -> Result<(), GitError> {
-        index.replace(Some(self.new_index))?;
-        let ended = self.end().await;
-        if ended.is_err() {
-            index.replace(self.old_index)?;
-        }
-        ended
-    }
-
-    async fn end(&self) -> Result<(), GitError> {
-        let git_dir = self.repository.git_dir();
-        match self.end {
-            Merged::Committed(commit) => {
-                let update = self.repository.git("update-ref");
-                let update = update.args(["-m", "kage merge", "HEAD", commit.as_str(), self.head.as_str()]);
-                self.person.logs(update).run().await.map(drop)
-            }
-            Merged::LeftConflicts => {
-                let head = self.merge_head.map(|change| format!("{change}\n"));
-                let mut files = vec![("MERGE_MSG", self.message.as_bytes())];
-                // Otherwise the person's commit would have HEAD as its only parent.
-                if let Some(head) = &head {
-                    files.extend([("MERGE_MODE", &b""[..]), ("MERGE_HEAD", head.as_bytes())]);
-                }
-                leave(git_dir, &files)
-            }
-            Merged::AlreadyThere => Ok(()),
-        }
-    }
-}
-
-/// Writes the files that describe an operation in progress, all or none: a single one would confuse
-/// the person's next commit.
-fn leave(git_dir: &Path, files: &[(&str, &[u8])]) -> Result<(), GitError> {
-    let mut before = Vec::new();
-    for (name, content) in files {
-        before.push((git_dir.join(name), fs::read(git_dir.join(name)).ok()));
-        let Err(error) = replace(git_dir, name, content) else {
-            continue;
-        };
-        for (path, was) in before {
-            let back = match was {
-                Some(was) => fs::write(&path, was),
-                None => fs::remove_file(&path),
-            };
-            match back {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%error, path = %path.display(), "what a merge said of itself stays");
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        return Err(error);
-    }
-    Ok(())
 }
 
 fn refuse_in_progress(git_dir: &Path) -> Result<(), LandingError> {

@@ -131,12 +131,8 @@ pub(super) fn replaced<'a>(
     index.write_tree_to(repository)
 }
 
-/// Refuses paths that must not be written, and files that only a filter program could convert.
-pub(super) async fn check_paths(
-    repository: &UserRepo,
-    store: &UserShadow,
-    changed: &Changed,
-) -> Result<(), LandingError> {
+/// Refuses paths that must not be written; the obstacles are submodules.
+pub(super) fn check_names(changed: &Changed) -> Result<Vec<Obstacle>, LandingError> {
     let mut obstacles = Vec::new();
     for (path, change) in changed {
         let odd = |part: &OsStr| {
@@ -159,6 +155,16 @@ pub(super) async fn check_paths(
             });
         }
     }
+    Ok(obstacles)
+}
+
+/// Refuses paths that must not be written, and files that only a filter program could convert.
+pub(super) async fn check_paths(
+    repository: &UserRepo,
+    store: &UserShadow,
+    changed: &Changed,
+) -> Result<(), LandingError> {
+    let mut obstacles = check_names(changed)?;
     let paths: Vec<Vec<u8>> = changed
         .keys()
         .map(|path| path.as_os_str().as_bytes().to_owned())

@@ -17,6 +17,8 @@ mod http;
 mod identity;
 mod incidents;
 mod landings;
+mod landings_hooks;
+mod landings_onto;
 mod landings_random;
 mod landings_states;
 mod leftovers;

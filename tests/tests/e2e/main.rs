@@ -24,6 +24,7 @@ mod git_processes;
 mod in_the_way;
 mod json;
 mod kept_verdicts;
+mod landing;
 mod logins;
 mod long_prompt;
 mod mirrors;

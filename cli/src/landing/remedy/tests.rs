@@ -10,7 +10,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::args;
-use crate::landing::{land, message, plan_merge};
+use crate::landing::{land, message, plan_into, plan_merge};
+
+mod elsewhere;
 
 const TASK: &str = "0123456789abcdef0123456789abcdef";
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n";
@@ -72,6 +74,9 @@ impl Story {
             session,
             task: TASK.to_owned(),
             flags: vec!["--unverified"],
+            merge_flags: Vec::new(),
+            only: Vec::new(),
+            is_undo: false,
         };
         // Settings are read when it is found, and `since` may have changed them.
         let repository = UserRepo::discover(&root).await.unwrap();
@@ -83,13 +88,26 @@ impl Story {
         }
     }
 
-    async fn ask(&self, asked: Asked) -> anyhow::Result<()> {
+    async fn ask(&self, asked: Asked<'_>) -> anyhow::Result<()> {
+        let hooks = self.fetched.merge_flags.contains(&"--hooks");
+        self.ask_in(&self.repository, asked, hooks).await
+    }
+
+    async fn ask_in(&self, repository: &UserRepo, asked: Asked<'_>, hooks: bool) -> anyhow::Result<()> {
+        let message = message(&v1::Task::default(), &self.fetched);
         match asked {
-            Asked::Apply => land(&self.repository, &self.fetched).await.map(drop),
+            Asked::Apply => land(repository, &self.fetched).await.map(drop),
             Asked::Merge(strategy) => {
-                let message = message(&v1::Task::default(), &self.fetched);
-                let plan = plan_merge(&self.repository, &self.fetched, strategy, &message).await?;
-                told(&self.repository, &self.fetched, asked, plan.execute().await).await?;
+                let mut plan = plan_merge(repository, &self.fetched, strategy, &message).await?;
+                if hooks {
+                    plan = plan.with_hooks(landing::Hooks::find(repository).await?);
+                }
+                told(repository, &self.fetched, asked, plan.execute().await).await?;
+                Ok(())
+            }
+            Asked::Into(strategy, onto) => {
+                let plan = plan_into(repository, &self.fetched, strategy, &message, onto).await?;
+                told(repository, &self.fetched, asked, plan.execute().await).await?;
                 Ok(())
             }
         }
@@ -102,7 +120,7 @@ impl Story {
                 assert!(diff.starts_with("kage diff 01234567 --session w-1"), "{diff}");
                 self.pipe(apply);
             } else if step.starts_with("kage ") {
-                self.ask(self.understood(step)).await?;
+                self.kage(step).await?;
             } else {
                 anyhow::ensure!(sh(Path::new("/"), step) || sh(&self.root, step), "{step} failed");
             }
@@ -110,29 +128,42 @@ impl Story {
         Ok(())
     }
 
-    /// What the program itself makes of it.
-    fn understood(&self, step: &str) -> Asked {
-        let repo = format!(" --repo {}", shell(self.root.to_str().unwrap()));
-        let rest = step
-            .strip_suffix(&repo)
-            .unwrap_or_else(|| panic!("{step} is not about {repo}"));
-        let cli = args::Cli::try_parse_from(rest.split(' ')).unwrap();
-        let (apply, asked) = match cli.command {
-            args::Command::Apply(apply) => (apply, Asked::Apply),
+    /// Does what the program itself makes of a command.
+    async fn kage(&self, step: &str) -> anyhow::Result<()> {
+        let words = Command::new("sh")
+            .args(["-c", &format!("printf '%s\\n' {step}")])
+            .output()?;
+        let words = String::from_utf8(words.stdout)?;
+        let cli = args::Cli::try_parse_from(words.lines())?;
+        let onto;
+        let (land, asked, hooks) = match cli.command {
+            args::Command::Apply(apply) => (apply.land, Asked::Apply, false),
             args::Command::Merge(merge) => {
                 let strategy = match merge.strategy {
                     args::Strategy::Auto => Strategy::Auto,
                     args::Strategy::Theirs => Strategy::Theirs,
                     args::Strategy::Manual => Strategy::Manual,
                 };
-                (merge.apply, Asked::Merge(strategy))
+                let asked = match merge.into {
+                    Some(branch) => {
+                        onto = Onto {
+                            branch: landing::Branch::parse(&branch)?,
+                            start: None,
+                        };
+                        Asked::Into(strategy, &onto)
+                    }
+                    None => Asked::Merge(strategy),
+                };
+                (merge.land, asked, merge.hooks)
             }
             other => panic!("{other:?}"),
         };
-        assert_eq!(apply.pick.task.as_deref(), Some("01234567"));
-        assert_eq!(apply.pick.session.as_deref(), Some("w-1"));
-        assert!(apply.unverified);
-        asked
+        assert_eq!(land.pick.task.as_deref(), Some("01234567"));
+        assert_eq!(land.pick.session.as_deref(), Some("w-1"));
+        assert!(land.unverified);
+        assert_ne!(land.repo, Path::new("."), "{step} does not name the repository");
+        let repository = UserRepo::discover(&land.repo).await?;
+        self.ask_in(&repository, asked, hooks).await
     }
 
     fn pipe(&self, apply: &str) {
@@ -152,16 +183,16 @@ fn commands(message: &str) -> Vec<String> {
     message.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-const AUTO: Asked = Asked::Merge(Strategy::Auto);
-const THEIRS: Asked = Asked::Merge(Strategy::Theirs);
-const MANUAL: Asked = Asked::Merge(Strategy::Manual);
+const AUTO: Asked<'static> = Asked::Merge(Strategy::Auto);
+const THEIRS: Asked<'static> = Asked::Merge(Strategy::Theirs);
+const MANUAL: Asked<'static> = Asked::Merge(Strategy::Manual);
 
 /// A state and what is asked in it: before, session, since; words of the refusal; how many
 /// commands it names.
 type Case = (
     &'static str,
     [&'static str; 3],
-    &'static [Asked],
+    &'static [Asked<'static>],
     &'static [&'static str],
     usize,
 );
