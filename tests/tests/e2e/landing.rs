@@ -146,7 +146,7 @@ async fn results_are_compared_tried_and_landed_in_part_and_every_step_is_undone(
     assert!(stat.out.ends_with(" 2 files changed, 2 insertions(+)\n"), "{stat:#?}");
     let patch = kage(&["diff", "small", "large"]).await;
     assert!(
-        patch.out.contains("+how it adds") && !patch.out.contains("add.sh"),
+        patch.out.contains("+how it adds") && !patch.out.contains("b/add.sh"),
         "{patch:#?}"
     );
 
