@@ -33,11 +33,8 @@ impl Proposal<'_> {
     pub(super) async fn ask(&self, hooks: &Hooks) -> Result<Agreed, LandingError> {
         let folder = self.store.folder.path();
         let (index, message) = (folder.join("commit-index"), folder.join("COMMIT_EDITMSG"));
-        fs::write(&index, self.index).map_err(GitError::io("write", &index))?;
-        // A hook that compares files with the index is to find what is written unchanged. A file that
-        // differs is no failure.
-        let refresh = self.store.shadow.git("update-index").args(["-q", "--refresh"]);
-        refresh.env("GIT_INDEX_FILE", &index).run_to_status().await?;
+        // A hook that compares files with the index is to find what is written unchanged.
+        refresh(self.store, &index, self.index).await?;
         hooks.run(Hook::PreCommit, &index, &[]).await?;
         let tree = self.repository.git("write-tree").env("GIT_INDEX_FILE", &index);
         let tree = tree.run_for_oid().await?;
@@ -67,4 +64,12 @@ impl Proposal<'_> {
         }
         Ok(text)
     }
+}
+
+/// Writes an index to a file, with what git remembers of the files that are there: without it, `git reset
+/// --keep` would take every written file for a changed one. A file that differs is no failure.
+pub(super) async fn refresh(store: &UserShadow, at: &Path, index: &[u8]) -> Result<(), GitError> {
+    fs::write(at, index).map_err(GitError::io("write", at))?;
+    let refresh = store.shadow.git("update-index").args(["-q", "--refresh"]);
+    refresh.env("GIT_INDEX_FILE", at).run_to_status().await.map(drop)
 }

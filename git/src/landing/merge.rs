@@ -10,7 +10,7 @@ use git2::Oid as Id;
 use kage_core::id::Oid;
 
 use super::commits::{LandingMessage, Prepared, is_in_history};
-use super::committing::Proposal;
+use super::committing::{Proposal, refresh};
 use super::dirty::refuse_dirty;
 use super::files::{Seen, Step, Target};
 use super::finish::Finish;
@@ -142,6 +142,10 @@ impl MergePlan {
         let finished = async {
             if let Some(hooks) = &hooks {
                 end = Merged::Committed(self.commit_with(hooks, &person).await?);
+            } else if matches!(end, Merged::Committed(_)) {
+                let at = self.store.folder.path().join("refreshed-index");
+                refresh(&self.store, &at, &self.new_index).await?;
+                self.new_index = fs::read(&at).map_err(GitError::io("read", &at))?;
             }
             let finish = Finish {
                 repository: &self.repository,
