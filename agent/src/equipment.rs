@@ -400,7 +400,9 @@ impl Equipments {
         let all: Vec<_> = {
             let known = self.known();
             let named = known.named.iter().map(|named| &named.equipment);
-            let adapters = named.chain([&known.start]).flat_map(|equipment| equipment.adapters.values());
+            let adapters = named
+                .chain([&known.start])
+                .flat_map(|equipment| equipment.adapters.values());
             adapters.cloned().collect()
         };
         for adapter in all {

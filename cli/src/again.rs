@@ -33,7 +33,13 @@ pub(crate) struct Again {
 /// # Errors
 /// When there is no such task, it is of another repository than it must be, or the present files cannot
 /// be sent.
-pub(crate) async fn of(access: &Access, repository: &UserRepo, args: &Run, user: &RunOptions, task: String) -> anyhow::Result<Again> {
+pub(crate) async fn of(
+    access: &Access,
+    repository: &UserRepo,
+    args: &Run,
+    user: &RunOptions,
+    task: String,
+) -> anyhow::Result<Again> {
     let options = &args.options;
     if !args.present && (options.committed == Some(true) || !options.include.is_empty()) {
         let text = "--committed and --include are about the present files, and --again takes the base of the earlier \

@@ -124,6 +124,7 @@ pub enum Command {
     Demo(Demo),
 }
 
+#[derive(Debug, Args)]
 pub struct Ls {
     /// Number of tasks.
     #[arg(short = 'n', long, default_value_t = 20)]

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use kage_core::folder::Folder;
 use kage_core::pattern::within;
-use kage_core::task::{ResultRules, VerifyPolicy};
+use kage_core::task::VerifyPolicy;
 use kage_git::UserRepo;
 
 use crate::exit::Refusal;

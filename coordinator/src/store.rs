@@ -56,8 +56,7 @@ pub use command::{
     AppendEvents, Appended, CancelTask, Claim, ContextPut, CreateTask, Created, DeleteRepository, DropTask,
     EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
     RecordAgent, RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
-    RestoreSession, SaveWork, SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt,
-    VerifyResult,
+    RestoreSession, SaveWork, SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use feed::{Arrivals, Follower, News as FeedNews};

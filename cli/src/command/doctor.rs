@@ -106,7 +106,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
     }
     let daemon = daemon_here(invocation, &mut problems).await;
     let connection = connection::check(invocation, args.coordinator, &mut problems).await;
-    let coordinator_data = data::check(&invocation.state.coordinator(), now, &mut problems);
+    let coordinator_data = data::check(&invocation.state.coordinator(), now.as_millis(), &mut problems);
     Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -154,7 +154,11 @@ async fn daemon_here(invocation: &Invocation, problems: &mut Vec<String>) -> Opt
     let now = now();
     Some(Daemon {
         differs: compared.differs,
-        adapters: compared.adapters.into_iter().map(|adapter| shown(adapter, now)).collect(),
+        adapters: compared
+            .adapters
+            .into_iter()
+            .map(|adapter| shown(adapter, now))
+            .collect(),
     })
 }
 

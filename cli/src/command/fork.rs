@@ -6,7 +6,7 @@ use kage_proto::v1;
 use super::{run, send};
 use crate::args::Fork;
 use crate::assignments;
-use crate::exit::Exit;
+use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::picked;
@@ -19,6 +19,9 @@ pub(super) async fn run(invocation: &Invocation, args: Fork) -> anyhow::Result<E
         .into_iter()
         .next();
     let with = with.context("one worker follows from one entry")?;
+    if with.timeout.is_some() {
+        return Err(Refusal::usage("a fork has the time limit of its task; name the adapter without @TIME").into());
+    }
     let access = invocation.existing().await?;
     let (task, session) = picked::session(&access, args.session.task, &args.session.session).await?;
     let request = v1::ForkSessionRequest {

@@ -225,6 +225,8 @@ async fn a_result_that_git_refuses_ends_the_attempt_with_the_reason() {
         diff: DiffStat::default(),
         paths: Vec::new(),
         deleted: Vec::new(),
+        large: Vec::new(),
+        left_out: Vec::new(),
     };
     agent
         .send_events(&granted.key, 1, vec![EventBody::ResultCommitted { result, pack }])

@@ -56,6 +56,7 @@ mod tests {
             version: String::new(),
             unavailable: None,
             resumes: Resumes::None,
+            access: None,
             slots,
         };
         let adapters = [adapter("a-api", 8), adapter("cli", 0), adapter("b-api", 2)];

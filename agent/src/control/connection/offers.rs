@@ -72,7 +72,12 @@ impl Connection {
                 return Err(format!("the agent has no adapter {}", session.adapter));
             }
             let handed = work.environment.handed.as_ref();
-            places.extend(self.parts.resources.equipments.reserve(handed, work.task, &session.adapter)?);
+            places.extend(
+                self.parts
+                    .resources
+                    .equipments
+                    .reserve(handed, work.task, &session.adapter)?,
+            );
             slots = self.own_slots.get(&session.adapter).map_or(slots, |(_, own)| own);
         }
         let slot = Arc::clone(slots)

@@ -139,6 +139,7 @@ impl Wish {
             context_delta: None,
             requirements: of.map_or_else(Labels::new, |of| of.requirements.clone()),
             fallbacks: self.fallbacks.clone(),
+            timeout: None,
         };
         ForkSession {
             task: seen.task.id,

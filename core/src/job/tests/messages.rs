@@ -74,7 +74,13 @@ fn an_attempt_that_fails_for_good_goes_on_once_with_what_was_said() {
     let refused = session.send("more".to_owned(), "owner".to_owned(), NOW);
     assert!(matches!(refused, Err(CannotSend::Stopping(_))), "{refused:?}");
     assert_eq!(claim(&mut session, &mut job, &checked()), Finish::Moved(Moved::Over));
-    assert_eq!(session.state, SessionState::Cancelled { unfinished: None });
+    assert_eq!(
+        session.state,
+        SessionState::Cancelled {
+            unfinished: None,
+            verdict: None,
+        }
+    );
     assert_eq!(send(&mut session, "go on after all"), Sent::GoesOn);
     assert_eq!((session.state, session.cancel_requested), (SessionState::Queued, false));
 }
@@ -148,6 +154,12 @@ fn a_model_is_told_what_became_of_its_work() {
         verdict,
     });
     assert!(rejected.contains("did not pass: x"), "{rejected}");
-    assert!(note(SessionState::Cancelled { unfinished: None }).contains("interrupted"));
+    assert!(
+        note(SessionState::Cancelled {
+            unfinished: None,
+            verdict: None,
+        })
+        .contains("interrupted")
+    );
     assert_eq!(note(passed()), "");
 }
