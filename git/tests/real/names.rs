@@ -393,7 +393,7 @@ async fn a_push_that_is_not_taken_says_why_and_leaves_no_reference() {
     let names = format!("refs/kage/bases/{}", taken.names.as_ref().unwrap());
     let there = machines.there.resolve(&names).await.unwrap();
     assert_eq!(there, taken.names);
-    machines.there.delete_refs(&[names.clone()]).await.unwrap();
+    machines.there.delete_refs(std::slice::from_ref(&names)).await.unwrap();
     taken
         .push(&machines.server.url, &auth(), Receiver::HasHistory)
         .await
