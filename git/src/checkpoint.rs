@@ -15,7 +15,7 @@
 //! <private>/restore                                    a restore under way (crate::restore)
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -143,6 +143,8 @@ pub(crate) struct Look {
     pub(crate) top: KnownFolder,
     pub(crate) ignored: Vec<PathBuf>,
     pub(crate) beneath: Beneath,
+    /// Paths whose file differs from the entry in `top`, which is of an earlier content.
+    pub(crate) stood_in: BTreeSet<PathBuf>,
     rules: ResultRules,
     /// The tree of the base.
     base: Id,
@@ -187,6 +189,7 @@ impl LockedWorktree {
             last,
             top: seen.top,
             ignored: Vec::new(),
+            stood_in: BTreeSet::new(),
             beneath: Beneath::open(&self.root).map_err(GitError::io("open", &self.root))?,
         };
         let filled = submodules::filled(&self.shadow)?;
@@ -198,6 +201,7 @@ impl LockedWorktree {
         };
         let scan = Scan::new(&mut look.objects, &self.root, &look.beneath, judged);
         look.ignored = scan.run(&mut look.top, |paths| self.ignored(paths, base))?;
+        look.stood_in = not_taken.take_stood_in();
         self.tell(not_taken);
         look.top.write(&mut look.objects)?;
         Ok(look)

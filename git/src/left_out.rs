@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use git2::{ObjectType, Oid as Id, Repository};
 use kage_core::left_out::{LeftOut, LeftOutReason, shown};
@@ -27,11 +27,15 @@ const MOST_TOLD: usize = 1000;
 
 /// Files that are not taken, without repetition. Of very many, some.
 #[derive(Debug, Default)]
-pub(crate) struct NotTaken(BTreeSet<LeftOut>);
+pub(crate) struct NotTaken {
+    told: BTreeSet<LeftOut>,
+    /// Paths whose file differs from what is kept of them: an earlier content stands in for it.
+    stood_in: BTreeSet<PathBuf>,
+}
 
 impl NotTaken {
     pub(crate) fn add(&mut self, path: &Path, reason: LeftOutReason) {
-        if self.0.len() >= MOST_TOLD {
+        if self.told.len() >= MOST_TOLD {
             return;
         }
         let mut path = shown(path.as_os_str().as_bytes());
@@ -39,11 +43,21 @@ impl NotTaken {
             path.truncate(path.floor_char_boundary(MOST_SHOWN));
             path.push('…');
         }
-        self.0.insert(LeftOut { path, reason });
+        self.told.insert(LeftOut { path, reason });
+    }
+
+    /// Notes that an earlier content of the path is kept instead.
+    pub(crate) fn stand_in(&mut self, path: &Path) {
+        self.stood_in.insert(path.to_owned());
+    }
+
+    /// The paths for which an earlier content stands in.
+    pub(crate) fn take_stood_in(&mut self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut self.stood_in)
     }
 
     pub(crate) fn into_list(self) -> Vec<LeftOut> {
-        self.0.into_iter().collect()
+        self.told.into_iter().collect()
     }
 }
 

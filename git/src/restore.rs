@@ -27,7 +27,8 @@ use rustix::fs::{AtFlags, FileType};
 use crate::beneath::{Beneath, Parent};
 use crate::checkpoint::{LockedWorktree, Look};
 use crate::error::GitError;
-use crate::known::Difference;
+use crate::known::{Difference, KnownEntry};
+use crate::left_out::entry_in;
 use crate::objects::{id_of, oid_of};
 use crate::worktree::Worktree;
 
@@ -236,6 +237,14 @@ impl Plan {
             steps = look.differences(target_tree)?;
         }
         let mut asides = obstacles(worktree, &look.beneath, &steps)?;
+        for path in &look.stood_in {
+            // What is there is in no checkpoint, whatever the checkpoints have at its path.
+            if let Some((mode, id)) = entry_in(look.objects.repository(), target_tree, path) {
+                let after = Some(KnownEntry::new(mode, id));
+                steps.insert(path.clone(), Difference { before: None, after });
+                asides.insert(path.clone());
+            }
+        }
         if options.complete {
             let then = worktree
                 .ignored_at(id)

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::Bound;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -272,6 +272,15 @@ impl<'a> Scan<'a> {
         } else {
             kind
         };
+        if matches!(name.as_bytes(), b".gitignore" | b".gitattributes") && blocks(kind) {
+            // git opens it, and would wait for ever for somebody at its other end.
+            self.not_taken.add(&path, LeftOutReason::NotAFile);
+            match rustix::fs::unlinkat(here, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(GitError::io("remove", &self.root.join(path))(error.into())),
+            }
+            return Ok(());
+        }
         self.unknown.push((path, kind));
         Ok(())
     }
@@ -400,6 +409,7 @@ impl<'a> Scan<'a> {
             if let Some(reason) = self.too_large(path, size) {
                 self.not_taken.add(path, reason);
                 let before = entry_in(self.objects.repository(), self.base, path);
+                self.not_taken.stand_in(path);
                 return Ok(before.map(|(mode, id)| KnownEntry::new(mode, id)));
             }
             let file = match open_file(parent, name) {
@@ -407,6 +417,7 @@ impl<'a> Scan<'a> {
                 Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
                 Err(Errno::ACCESS | Errno::PERM) => {
                     self.not_taken.add(path, LeftOutReason::Unreadable);
+                    self.not_taken.stand_in(path);
                     return Ok(known.map(|known| KnownEntry { stat: None, ..known }));
                 }
                 Err(error) => return Err(GitError::io("open", &full)(error.into())),
@@ -439,4 +450,9 @@ enum Found<T> {
     Nothing,
     /// Its folder does not allow to look.
     Closed,
+}
+
+/// Whether opening it may wait for another program.
+const fn blocks(kind: FileType) -> bool {
+    matches!(kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice)
 }

@@ -394,6 +394,56 @@ async fn what_the_person_ignores_is_in_no_result_and_what_the_base_has_stays() {
 }
 
 #[tokio::test]
+async fn a_pipe_in_place_of_gits_rules_holds_nothing_up() {
+    let files: &[(&str, &str)] = &[(".gitignore", "*.log\n"), ("fine", "x")];
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(&sandbox, files).await;
+    let base = worktree.base().clone();
+    let pipes = [".gitignore", "d/.gitattributes", "d/e/.gitignore"];
+    for pipe in pipes {
+        let path = worktree.path().join(pipe);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        drop(fs::remove_file(&path));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+    }
+    write(&worktree.path().join("d/e/new"), "n");
+    worktree.checkpoint(&base, "odd").await.unwrap();
+    assert_eq!(
+        told(&worktree),
+        pipes.map(|pipe| (pipe.to_owned(), LeftOutReason::NotAFile))
+    );
+    let result = worktree.commit_result("odd").await.unwrap().unwrap();
+    assert_eq!(result.paths, [".gitignore", "d/e/new"].map(str::to_owned));
+}
+
+#[tokio::test]
+async fn a_restore_brings_back_a_file_that_became_too_large() {
+    let sandbox = Sandbox::new();
+    let (_mirror, mut worktree) = worktree(&sandbox, &[("data", "small"), ("other", "x")]).await;
+    let rules = ResultRules {
+        max_file_bytes: 30,
+        ..ResultRules::default()
+    };
+    worktree.set_rules(rules).await.unwrap();
+    let base = worktree.base().clone();
+    write(&worktree.path().join("other"), "y");
+    let first = worktree.checkpoint(&base, "first").await.unwrap();
+    let data = worktree.path().join("data");
+    write(&data, &"large".repeat(20));
+    let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
+    assert_eq!(
+        told(&worktree),
+        [("data".to_owned(), LeftOutReason::Large { size: 100 })]
+    );
+    for target in [&second.commit, &first.commit] {
+        write(&data, &"large".repeat(20));
+        let restored = worktree.restore(target, &crate::restores::saving()).await.unwrap();
+        assert_eq!(fs::read_to_string(&data).unwrap(), "small");
+        assert!(!restored.aside.is_empty(), "{restored:?}");
+    }
+}
+
+#[tokio::test]
 async fn too_deep_and_too_long_paths_are_left_out() {
     let long = "n".repeat(200);
     let make = |top: &Path| {
