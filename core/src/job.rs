@@ -353,7 +353,7 @@ impl Job {
     fn go_on(&mut self, session: &mut Session, now: Timestamp) -> Moved {
         session.go_on();
         self.state = JobState::Queued { not_before: now };
-        (self.failed, self.lost, self.held) = (0, 0, 0);
+        (self.failed, self.lost, self.held, self.expired) = (0, 0, 0, 0);
         Moved::Requeued
     }
 
@@ -384,13 +384,10 @@ impl Job {
 }
 
 /// The state of a session that claims nothing any more: that which stands, or else its work is saved
-/// first, if there is any. What stops of one that had ended before is only the verify that was asked
-/// for.
+/// first, if there is any.
 fn unclaimed(session: &Session, end: Unclaimed, points: &Points) -> SessionState {
     if let Some(stands) = &session.stands {
         (**stands).clone()
-    } else if let (Some(before), Some(result)) = (&session.ended_as, session.state.result()) {
-        before.clone().with(Some(result.clone()), None)
     } else if points.changed {
         SessionState::Saving { end }
     } else {

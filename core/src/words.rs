@@ -157,7 +157,7 @@ mod tests {
             (of!(Effort), "low medium high xhigh max"),
             (
                 of!(FailureKind),
-                "rate_limited overloaded network timeout quota_exhausted auth invalid_request context_overflow \
+                "rate_limited overloaded network timeout quota_exhausted auth token_expired invalid_request context_overflow \
                  context_unavailable corrupted_state logic_error turn_limit no_change result_too_large adapter_crash \
                  adapter_unavailable disk_full setup_failed agent_lost budget_exceeded cancelled unknown",
             ),

@@ -407,8 +407,6 @@ fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, re
     joined
 }
 
-/// An accepted job did not become an attempt. It waits again if the store says so: its agent may
-/// have been restarted meanwhile, which is no fault of the job.
 /// An adapter with no more slots of its own than an agent may have.
 fn bounded(adapter: AdapterInfo) -> AdapterInfo {
     AdapterInfo {
@@ -417,6 +415,8 @@ fn bounded(adapter: AdapterInfo) -> AdapterInfo {
     }
 }
 
+/// An accepted job did not become an attempt. It waits again if the store says so: its agent may
+/// have been restarted meanwhile, which is no fault of the job.
 async fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: AttemptId, job: QueuedJob) {
     {
         let mut board = coordinator.board();

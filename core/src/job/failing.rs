@@ -19,6 +19,11 @@ impl Job {
         around: Circumstances<'_>,
     ) -> Finish {
         let now = around.now;
+        if session.stands.is_some() {
+            // Somebody asked for a verdict, not for more work.
+            let verdict = verdict.without_output();
+            return Finish::Moved(self.over(session, SessionState::Rejected { result, verdict }, now));
+        }
         let rejection = Rejection {
             reworked: session.reworked(),
             max_reworks: around.policy.max_reworks,
@@ -146,6 +151,8 @@ impl Job {
             }
             Action::RollbackSafe { at } => {
                 session.checkpoints.head.clone_from(&around.points.safe);
+                let to = session.checkpoints.head.as_ref().map_or(0, |head| head.number);
+                session.messages.reopen(to);
                 session.setback = Some(wrong);
                 session.reworks = session.reworks.saturating_add(1);
                 self.requeue(session, at)

@@ -693,8 +693,16 @@ fn a_verify_that_was_asked_for_and_is_stopped_changes_nothing() {
         changed: true,
         ..points()
     };
-    let before = Unclaimed::Cancelled.with(Some(result()), None);
-    for waits in [true, false] {
+    let errored = || Some(Verdict::errored("no disk".to_owned()));
+    let befores = [
+        Unclaimed::Cancelled.with(Some(result()), None),
+        Unclaimed::Cancelled.with(Some(result()), errored()),
+        SessionState::Unverified {
+            result: Some(result()),
+            verdict: errored(),
+        },
+    ];
+    for (before, waits) in befores.iter().flat_map(|before| [(before, true), (before, false)]) {
         let mut session = session();
         session.state = before.clone();
         session.verify_when_asked().unwrap();

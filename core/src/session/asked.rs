@@ -43,6 +43,8 @@ impl Session {
         };
         let result = result.ok_or(CannotVerify::NoResult)?;
         let commit = result.commit.clone();
+        // When verify is stopped, nothing has happened.
+        self.stands = Some(Box::new(self.state.clone()));
         self.ended_as = ended_as;
         self.state = SessionState::Claimed { result };
         self.cancel_requested = false;

@@ -94,10 +94,11 @@ impl Session {
             .collect();
         fork.fallbacks = next.fallbacks;
         fork.requirements.clone_from(&self.requirements);
+        fork.timeout = self.timeout;
         fork.checkpoints.taken = own.last().map_or(0, |last| last.number);
         fork.checkpoints.head = own.last().map(Head::of);
         fork.setback = (at.adapter != fork.adapter).then_some(Setback::HandedOver);
-        fork.messages = self.messages.for_fork();
+        fork.messages = self.messages.for_fork(at.number);
         fork.fork = Some(Fork {
             from: self.name.clone(),
             checkpoint: at.number,

@@ -201,9 +201,30 @@ impl Messages {
         }
     }
 
-    /// Those for a session that goes on from the files of this one: what its files follow, and what it
-    /// was told.
-    pub(super) fn for_fork(&self) -> Self {
+    /// The session goes back to a checkpoint to do its work once more: what its files no longer follow is
+    /// told again.
+    pub(crate) fn reopen(&mut self, to: u32) {
+        for message in &mut self.kept {
+            if let MessageState::Followed { from, .. } = message.state
+                && from >= to
+            {
+                message.state = MessageState::Waiting;
+            }
+        }
+    }
+
+    /// Nothing waits any more: what nobody was told in time is taken back.
+    pub(super) fn drop_open(&mut self) {
+        for message in &mut self.kept {
+            if message.is_open() {
+                message.state = MessageState::TakenBack;
+            }
+        }
+    }
+
+    /// Those for a session that goes on from the files of a checkpoint of this one: what these follow,
+    /// and what is to be told again.
+    pub(super) fn for_fork(&self, at: u32) -> Self {
         let mut kept = self.kept.clone();
         kept.retain(|message| match message.state {
             MessageState::Given { .. } | MessageState::Followed { .. } => true,
@@ -213,6 +234,7 @@ impl Messages {
             // No attempt of that session had it.
             message.state = match message.state {
                 MessageState::Given { .. } => MessageState::Waiting,
+                MessageState::Followed { from, .. } if from >= at => MessageState::Waiting,
                 MessageState::Followed { .. } => MessageState::Followed { attempt: 0, from: 0 },
                 other @ (MessageState::Waiting | MessageState::TakenBack) => other,
             };

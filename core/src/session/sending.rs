@@ -52,6 +52,10 @@ impl Session {
         if self.cancel_requested && !ended {
             return Err(CannotSend::Stopping(self.name.clone()));
         }
+        if ended && self.messages.is_full_for(&text) {
+            // No attempt is there that could make room.
+            self.messages.drop_open();
+        }
         if self.messages.is_full_for(&text) {
             return Err(CannotSend::Full(self.name.clone()));
         }

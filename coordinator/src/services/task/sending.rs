@@ -139,7 +139,7 @@ impl Wish {
             context_delta: None,
             requirements: of.map_or_else(Labels::new, |of| of.requirements.clone()),
             fallbacks: self.fallbacks.clone(),
-            timeout: None,
+            timeout: of.and_then(|of| of.timeout),
         };
         ForkSession {
             task: seen.task.id,

@@ -18,6 +18,7 @@ impl Command for VerifyResult {
     fn reads(&self) -> Vec<Key> {
         vec![
             Key::request(VERIFY_RESULT, &self.request),
+            Key::Task(self.task),
             Key::Session(self.task, self.session),
         ]
     }
