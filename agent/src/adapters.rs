@@ -187,6 +187,7 @@ pub fn variables(config: &AdapterConfig) -> Result<BTreeSet<String>, LoadError> 
     for manifest in manifests(config)? {
         let env = manifest.env;
         names.extend([env.inherit, env.secret, env.require].concat());
+        names.extend(manifest.login.and_then(|login| login.folder));
     }
     Ok(names)
 }

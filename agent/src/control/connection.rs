@@ -226,6 +226,12 @@ impl Connection {
     fn connect(&mut self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + use<> {
         self.told = self.announced.borrow_and_update().version;
         let adapters = self.parts.resources.equipments.infos();
+        let with_own = |name: &AdapterName| {
+            adapters
+                .iter()
+                .any(|adapter| adapter.name == *name && adapter.slots > 0)
+        };
+        self.own_slots.retain(|name, _| with_own(name));
         for adapter in adapters.iter().filter(|adapter| adapter.slots > 0) {
             let known = self.own_slots.get(&adapter.name);
             if known.is_none_or(|(slots, _)| *slots != adapter.slots) {

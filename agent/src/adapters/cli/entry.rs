@@ -19,6 +19,9 @@ pub(super) enum Entry {
     Variable(String),
     Login {
         login: Login,
+        /// The variable of the folder that has the login's file, where somebody set it: without the file,
+        /// the folder may let the program in by other means, as it is.
+        folder: Option<String>,
         /// What may be set instead; empty: nothing.
         instead: String,
     },
@@ -48,20 +51,23 @@ impl Entry {
                 Self::Missing(instead)
             };
         };
-        // A folder without a login's file may let the program in by other means, as it is.
         let whole = folder.filter(|name| require.contains(name) && agent.text(name).is_some());
         match (logins.of(rule, agent), whole) {
-            (Ok(Some(login)), None) => Self::Login { login, instead },
-            (Ok(Some(login)), Some(_)) if login.path().exists() => Self::Login { login, instead },
-            (Ok(_), Some(name)) => Self::Variable(name.clone()),
+            (Ok(Some(login)), folder) => Self::Login {
+                login,
+                folder: folder.cloned(),
+                instead,
+            },
+            (Ok(None), Some(name)) => Self::Variable(name.clone()),
             (Ok(None), None) => Self::Missing(instead),
             (Err(twice), _) => Self::Missing(twice.to_string()),
         }
     }
 
-    pub(super) const fn login(&self) -> Option<&Login> {
+    /// The login that lets it in now.
+    pub(super) fn login(&self) -> Option<&Login> {
         match self {
-            Self::Login { login, .. } => Some(login),
+            Self::Login { login, folder, .. } => (folder.is_none() || login.path().exists()).then_some(login),
             Self::Open | Self::Variable(_) | Self::Missing(_) => None,
         }
     }
@@ -72,7 +78,12 @@ impl Entry {
             Self::Open => Ok(None),
             Self::Variable(name) => Ok(Some(AdapterAccess::Variable { name: name.clone() })),
             Self::Missing(what) => Err(what.clone()),
-            Self::Login { login, instead } => match login.state() {
+            Self::Login {
+                login,
+                folder: Some(name),
+                ..
+            } if !login.path().exists() => Ok(Some(AdapterAccess::Variable { name: name.clone() })),
+            Self::Login { login, instead, .. } => match login.state() {
                 Ok(state) => Ok(Some(AdapterAccess::Login(state))),
                 Err(what) if instead.is_empty() => Err(what),
                 Err(what) => Err(format!("{what}; or {instead}")),

@@ -48,6 +48,8 @@ impl Owner {
         let Some(mut locks) = self.locked(held).await? else {
             return Ok(());
         };
+        // Whoever writes now is waited for, before the last look at the file.
+        drop(self.writing().await);
         let locked = self.read().await.map_err(|error| chain(&error))?;
         let still = self.unsaved.is_some() || locked.marks() == held.marks();
         let Some(refresh) = held.refresh.clone().filter(|_| still) else {
@@ -55,7 +57,6 @@ impl Owner {
         };
         // Nothing that can fail by itself is left for the time after the request.
         let room = self.room(&locked).await.map_err(|error| chain(&error))?;
-        drop(self.writing().await);
         let exchanged = self.exchange(server, &refresh, held, &mut locks).await;
         match exchanged {
             Ok(tokens) => {

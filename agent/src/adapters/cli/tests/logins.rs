@@ -97,7 +97,7 @@ async fn a_key_wins_over_a_login_and_without_both_it_is_said_what_to_do() {
     assert_eq!(
         why,
         "nobody is logged in: start `claude` and use /login; or set ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN or \
-         CLAUDE_CODE_OAUTH_TOKEN in the agent's environment"
+         CLAUDE_CODE_OAUTH_TOKEN in the shell of `kage run` or, on another machine, where its agent starts"
     );
 
     log_in(&mut place, millis() + HOUR);
