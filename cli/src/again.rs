@@ -11,7 +11,7 @@ use kage_proto::v1;
 
 use crate::args::Run;
 use crate::assignments;
-use crate::base;
+use crate::base::{self, excludes};
 use crate::connect::Access;
 use crate::exit::Refusal;
 use crate::here::Here;
@@ -64,6 +64,9 @@ pub(crate) async fn of(
     if !options.with.is_empty() {
         spec.assignments = others(&spec, options)?;
     }
+    if let Some(priority) = options.priority {
+        spec.policy.priority = priority;
+    }
     spec.fresh_baseline = options.fresh_baseline == Some(true);
     // The values of variables are those of this shell.
     spec.environment.handed = None;
@@ -74,7 +77,8 @@ pub(crate) async fn of(
     let mut origin = task.origin.clone();
     let before = spec.repository.as_ref().map(|repository| repository.base.clone());
     if let (true, Some(of)) = (args.present, &spec.repository) {
-        let place = WorkFolder::find(repository, &args.repo, true)?;
+        let place = WorkFolder::find(repository, &args.repo, args.root)?;
+        spec.policy.results.excludes = excludes(repository).await?;
         let options = SnapshotOptions {
             committed: options.committed == Some(true),
             include: place.patterns(options, user, |run| &run.include)?,

@@ -144,13 +144,24 @@ fn not_taken(refused: &RefusedPush) -> Refusal {
     Refusal::new(exit, text)
 }
 
+/// What the person's git ignores by files of theirs, for the task.
+pub(crate) async fn excludes(repository: &UserRepo) -> anyhow::Result<String> {
+    let excludes = repository.excludes().await?;
+    for (path, why) in &excludes.unused {
+        note(&format!(
+            "what {} ignores is ignored here only, and may become a part of results: {why}",
+            view::printable(&path.to_string_lossy())
+        ));
+    }
+    Ok(excludes.patterns)
+}
+
 fn left_out(file: &LeftOut, folder: Option<&Folder>) -> String {
     let why = file.reason.words();
     let path = folder.map_or_else(|| file.path.clone(), |folder| folder.path_to(&file.path));
     let cure = match file.reason {
-        LeftOutReason::Large { .. } | LeftOutReason::SecretName | LeftOutReason::NestedRepository => {
-            format!("--include {path:?} takes it along")
-        }
+        LeftOutReason::Large { .. } | LeftOutReason::SecretName => format!("--include {path:?} takes it along"),
+        LeftOutReason::NestedRepository => "add it as a submodule to take it along".to_owned(),
         LeftOutReason::Unreadable => {
             "sessions get what is committed of it, if anything; chmod u+r (a folder: u+rx) takes it along".to_owned()
         }

@@ -15,6 +15,7 @@ use crate::exit::{Exit, Refusal};
 use crate::here::Here;
 use crate::invocation::Invocation;
 use crate::landing::remedy::{Way, shell};
+use crate::landing::to_the_end;
 use crate::output::note;
 use crate::result::{self, FetchedResult};
 use crate::tasks;
@@ -59,7 +60,7 @@ pub(super) async fn run(invocation: &Invocation, args: Checkout) -> anyhow::Resu
         head: &head,
         folder: &folder,
     };
-    let made = match check_out(&repository, &asked).await {
+    let made = match to_the_end(check_out(&repository, &asked)).await? {
         Ok(made) => made,
         Err(CheckoutError::Git(error)) => return Err(error.into()),
         Err(error @ (CheckoutError::Taken { .. } | CheckoutError::Inside { .. })) => {

@@ -15,7 +15,7 @@ use kage_proto::v1;
 use super::wait;
 use crate::again::{self, Again};
 use crate::args::Run;
-use crate::base;
+use crate::base::{self, excludes};
 use crate::connect::Access;
 use crate::contexts;
 use crate::environment::LeftValues;
@@ -186,6 +186,7 @@ async fn again(invocation: &Invocation, args: &Run, repository: &UserRepo, task:
     let access = invocation.existing().await?;
     let options = args.options.clone().or(invocation.settings.run.clone());
     let Again { spec, origin } = again::of(&access, repository, args, &invocation.settings.run, task).await?;
+    tell(&spec.environment);
     Ok(Asked {
         access,
         spec,
@@ -251,18 +252,6 @@ fn tell(environment: &TaskEnvironment) {
     for (what, names) in told.into_iter().filter(|(_, names)| !names.is_empty()) {
         note(&format!("{what}: {}", names.join(", ")));
     }
-}
-
-/// What the person's git ignores by files of theirs, for the task.
-async fn excludes(repository: &UserRepo) -> anyhow::Result<String> {
-    let excludes = repository.excludes().await?;
-    for (path, why) in &excludes.unused {
-        note(&format!(
-            "what {} ignores is ignored here only, and may become a part of results: {why}",
-            view::printable(&path.to_string_lossy())
-        ));
-    }
-    Ok(excludes.patterns)
 }
 
 /// A person's words: as they were typed, of a file, or from standard input; none is empty.

@@ -44,6 +44,9 @@ impl Fleet {
             agents: Vec::new(),
         };
         let access = fleet.answer(state).await?;
+        // As on machines where all work needs a processor: the sessions are spread over the agents.
+        let config = state.path().join("agents.toml");
+        std::fs::write(&config, "[adapter.claude-api]\nslots = 0\n")?;
         for name in agents {
             let mut command = this_program(state, name)?;
             command
@@ -52,6 +55,8 @@ impl Fleet {
                 .arg(state.token())
                 .arg("--state")
                 .arg(state.path().join(name))
+                .arg("--config")
+                .arg(&config)
                 .arg("--adapters")
                 .arg(adapters)
                 .envs(env.iter().copied());

@@ -223,8 +223,9 @@ async fn freezing_reaches_what_left_the_group() {
         let watching = move || {
             wait_for("it ticks", || size() > 0);
             freeze.send_replace(true);
+            // While it starts a program with `vfork`, it waits for a child that is stopped.
             wait_for("it stands still", || {
-                pid(&path, "ticker").is_some_and(|pid| state(pid) == Some('T'))
+                pid(&path, "ticker").is_some_and(|pid| matches!(state(pid), Some('T' | 'D')))
             });
             let before = size();
             freeze.send_replace(false);

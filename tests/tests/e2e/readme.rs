@@ -127,7 +127,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 async fn the_files_of_the_pages_for_users_are_read() {
     let person = Person::new();
     let folder = person.path("");
-    assert_eq!(blocks("toml").len(), 6, "each of them is read here");
+    assert_eq!(blocks("toml").len(), 7, "each of them is read here");
     let manifest = block("toml", "command = \"my-tool\"");
     std::fs::write(person.path("config/kage/adapters/my-tool.toml"), manifest).unwrap();
     // The further keys of a program that can resume a session.
@@ -136,6 +136,8 @@ async fn the_files_of_the_pages_for_users_are_read() {
     let arguments = [&going_on["args"], &more["args"]].map(|args| args.as_array().unwrap().clone());
     more.insert("args".to_owned(), arguments.concat().into());
     going_on.extend(more);
+    let login: toml::Table = block("toml", "[login]").parse().unwrap();
+    going_on.extend(login);
     going_on.insert("name".to_owned(), "my-tool-again".into());
     let going_on = toml::to_string(&going_on).unwrap();
     std::fs::write(person.path("config/kage/adapters/my-tool-again.toml"), going_on).unwrap();
