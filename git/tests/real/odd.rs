@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -509,7 +510,9 @@ async fn random_tree_is_taken(things: Vec<(Vec<OsString>, Thing)>, files: &[(&st
             continue;
         }
         let _made = match thing {
-            Thing::File(size) => fs::write(&path, "x".repeat(usize::try_from(size).unwrap())),
+            // Over a pipe that is there already, a write would wait for ever.
+            Thing::File(size) => fs::File::create_new(&path)
+                .and_then(|mut file| file.write_all("x".repeat(usize::try_from(size).unwrap()).as_bytes())),
             Thing::Link => symlink("a", &path),
             Thing::Pipe => rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).map_err(Into::into),
             Thing::Folder => fs::create_dir(&path),
