@@ -430,14 +430,14 @@ async fn a_restore_brings_back_a_file_that_became_too_large() {
     write(&worktree.path().join("other"), "y");
     let first = worktree.checkpoint(&base, "first").await.unwrap();
     let data = worktree.path().join("data");
-    write(&data, &"large".repeat(20));
+    write(&data, "large".repeat(20));
     let second = worktree.checkpoint(&first.commit, "second").await.unwrap();
     assert_eq!(
         told(&worktree),
         [("data".to_owned(), LeftOutReason::Large { size: 100 })]
     );
     for target in [&second.commit, &first.commit] {
-        write(&data, &"large".repeat(20));
+        write(&data, "large".repeat(20));
         let restored = worktree.restore(target, &crate::restores::saving()).await.unwrap();
         assert_eq!(fs::read_to_string(&data).unwrap(), "small");
         assert!(!restored.aside.is_empty(), "{restored:?}");
