@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, Digest};
+use kage_core::id::{AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
 use kage_proto::convert::checkpoint::asked_reason;
@@ -16,7 +16,7 @@ use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as ToCoordinator;
 use kage_proto::v1::connect_response::Message as FromCoordinator;
 use kage_proto::{PROTOCOL, PROTOCOL_MIN};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,10 +31,12 @@ use crate::identity::trust::Keyring;
 use crate::ports::Random;
 
 mod link;
+mod slots;
 mod offers;
 
 use link::{Connected, ControlLink, ControlLinkError, News, Welcomed, request};
 use offers::Accepted;
+use slots::Slots;
 
 /// The shortest interval that is accepted from a coordinator: a shorter one would leave both sides no time for
 /// anything else.
@@ -98,9 +100,7 @@ pub(crate) struct Connection {
     link: ControlLink,
     waits: SessionWaits,
     course: Course,
-    slots: Arc<Semaphore>,
-    /// The slots of adapters that have their own.
-    own_slots: BTreeMap<AdapterName, (u32, Arc<Semaphore>)>,
+    slots: Slots,
     announced: watch::Receiver<Announcement>,
     /// The version of the announcement in the last Hello.
     told: u64,
@@ -116,8 +116,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(parts: ControlParts) -> Self {
         Self {
-            slots: Arc::new(Semaphore::new(parts.slots as usize)),
-            own_slots: BTreeMap::new(),
+            slots: Slots::new(parts.slots),
             announced: parts.resources.equipments.announced(),
             told: 0,
             parts,
@@ -226,20 +225,7 @@ impl Connection {
     fn connect(&mut self) -> impl Future<Output = Result<Box<Connected>, ControlLinkError>> + Send + use<> {
         self.told = self.announced.borrow_and_update().version;
         let adapters = self.parts.resources.equipments.infos();
-        let with_own = |name: &AdapterName| {
-            adapters
-                .iter()
-                .any(|adapter| adapter.name == *name && adapter.slots > 0)
-        };
-        self.own_slots.retain(|name, _| with_own(name));
-        for adapter in adapters.iter().filter(|adapter| adapter.slots > 0) {
-            let known = self.own_slots.get(&adapter.name);
-            if known.is_none_or(|(slots, _)| *slots != adapter.slots) {
-                // With another number the sessions that run are not counted.
-                let slots = Arc::new(Semaphore::new(adapter.slots as usize));
-                self.own_slots.insert(adapter.name.clone(), (adapter.slots, slots));
-            }
-        }
+        self.slots.update(&adapters);
         let url = self.parts.coordinator_url.clone();
         let keyring = self.parts.keyring.clone();
         let hello = Hello {

@@ -65,7 +65,7 @@ impl Connection {
         let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
         let work = offer.work.ok_or("the offer has no work")?;
         let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
-        let (mut places, mut slots) = (Vec::new(), &self.slots);
+        let (mut places, mut adapter) = (Vec::new(), None);
         if let WorkKind::Session(session) = &work.kind {
             let announced = self.announced.borrow();
             if !announced.adapters.iter().any(|adapter| adapter.name == session.adapter) {
@@ -78,9 +78,11 @@ impl Connection {
                     .equipments
                     .reserve(handed, work.task, &session.adapter)?,
             );
-            slots = self.own_slots.get(&session.adapter).map_or(slots, |(_, own)| own);
+            adapter = Some(&session.adapter);
         }
-        let slot = Arc::clone(slots)
+        let slot = self
+            .slots
+            .of(adapter)
             .try_acquire_owned()
             .map_err(|_| "every slot is taken".to_owned())?;
         places.push(slot);
