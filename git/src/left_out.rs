@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use git2::{ObjectType, Oid as Id, Repository};
 use kage_core::left_out::{LeftOut, LeftOutReason, shown};
 use kage_core::task::ResultRules;
+use rustix::fs::FileType;
 
 use crate::error::GitError;
 use crate::objects::is_storable;
@@ -68,6 +69,13 @@ pub(crate) fn by_path(path: &Path) -> Option<LeftOutReason> {
     }
     let has_odd_name = path.iter().any(|name| !is_storable(name, false));
     has_odd_name.then_some(LeftOutReason::Name)
+}
+
+/// Whether git would wait for ever for somebody at the other end: it opens the files that hold its rules
+/// whatever they are.
+pub(crate) fn holds_git_up(name: &OsStr, kind: FileType) -> bool {
+    let is_rules = name == ".gitignore" || name == ".gitattributes";
+    is_rules && matches!(kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice)
 }
 
 /// Why a file of that size is not taken. `in_base` is the entry that the base has at its path.

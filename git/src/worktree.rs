@@ -33,7 +33,6 @@ use kage_core::task::ResultRules;
 use tempfile::TempPath;
 
 use crate::error::{GitError, blocking};
-use crate::ignored::{ignored, own_exclude};
 use crate::included;
 use crate::known::KnownFiles;
 use crate::lock;
@@ -46,6 +45,7 @@ use crate::submodules as filled_submodules;
 mod extras;
 mod include;
 mod names;
+mod new_files;
 mod reuse;
 mod rules;
 mod submodules;
@@ -164,20 +164,14 @@ impl Worktree {
     /// to ask every second.
     /// When git fails.
     pub async fn changes(&self) -> Result<Vec<FileChange>, GitError> {
-        let tracked = async {
-            let output = self
-                .shadow
-                .git("diff")
-                .args(DIFF)
-                .args(["--raw", "--numstat", "--no-abbrev"])
-                .run()
-                .await?;
-            parse_tracked(&output)
-        };
-        let (mut changes, untracked) = tokio::try_join!(tracked, self.untracked())?;
+        // First: it finds what would hold git up.
+        let (new, _not_taken) = self.new_files().await?;
+        let tracked = self.shadow.git("diff").args(DIFF);
+        let tracked = tracked.args(["--raw", "--numstat", "--no-abbrev"]).run().await?;
+        let mut changes = parse_tracked(&tracked)?;
         let (root, counted) = (self.path.clone(), Arc::clone(&self.counted));
         let added = blocking("counting lines", move || {
-            Ok::<_, GitError>(count_all(&root, &untracked, &counted))
+            Ok::<_, GitError>(count_all(&root, &new, &counted))
         })
         .await?;
         changes.extend(added);
@@ -270,44 +264,6 @@ impl Worktree {
             Ok(copy)
         })
         .await
-    }
-
-    /// Files that the base does not have and that are not ignored, as bytes.
-    pub(crate) async fn untracked(&self) -> Result<Vec<Vec<u8>>, GitError> {
-        let mut found = Vec::new();
-        // Relative to the worktree; empty or ending in a slash.
-        let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
-        let mut nested = Vec::new();
-        while let Some(folder) = folders.pop() {
-            let inside = folder.is_empty();
-            let shadow = self.shadow.over(&self.path.join(OsStr::from_bytes(&folder)));
-            let mut list = shadow.git("ls-files").args(["--others", "--exclude-standard", "-z"]);
-            if inside {
-                if let Some(own) = own_exclude(&self.path) {
-                    list = list.config("core.excludesFile", own);
-                }
-            } else {
-                // The folder as a repository of its own, in which nothing is tracked.
-                list = list.env("GIT_INDEX_FILE", self.shadow.git_dir().join("no-index"));
-            }
-            for name in split(&list.run().await?) {
-                let path = [folder.as_slice(), name].concat();
-                if path.ends_with(b"/") {
-                    folders.push(path);
-                } else if inside {
-                    found.push(path);
-                } else {
-                    nested.push(path);
-                }
-            }
-        }
-        if !nested.is_empty() {
-            let ignored = ignored(&self.shadow, &self.path, &nested).await?;
-            found.extend(nested.into_iter().filter(|path| !ignored.contains(path)));
-        }
-        let included = included::names(&self.shadow)?;
-        found.retain(|path| !included.contains(Path::new(OsStr::from_bytes(path))));
-        Ok(found)
     }
 }
 

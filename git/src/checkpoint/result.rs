@@ -95,13 +95,15 @@ impl Worktree {
     async fn commit_by_git(&self, message: &str) -> Result<Committed, GitError> {
         let index = self.index_copy().await?;
         let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
+        // First: it finds what would hold git up.
+        let (new, not_taken) = self.new_files().await?;
         let mut changes = Changes::tracked(git).await?;
-        changes.untracked = self.untracked().await?;
+        changes.untracked = new;
         // Nobody else has the commits that a session made in a submodule.
         let filled = submodules::filled(&self.shadow)?;
         let is_filled = |path: &Vec<u8>| filled.contains(Path::new(OsStr::from_bytes(path)));
         changes.modified.retain(|path| !is_filled(path));
-        let changes = self.without_left_out(changes).await?;
+        let changes = self.without_left_out(changes, not_taken).await?;
         changes.stage(&self.path, git).await?;
         let tree: Oid = git("write-tree").run_for_oid().await?;
         let (mirror, base, message) = (self.mirror.clone(), id_of(&self.base)?, message.to_owned());
@@ -115,13 +117,12 @@ impl Worktree {
 
 impl Worktree {
     /// The changes that git can take and may have.
-    async fn without_left_out(&self, changes: Changes) -> Result<Changes, GitError> {
+    async fn without_left_out(&self, changes: Changes, mut not_taken: NotTaken) -> Result<Changes, GitError> {
         self.owned("looking at changed files", move |worktree| {
             let objects = Objects::open(worktree.mirror.path(), Unflushed::default())?;
             let base = objects
                 .tree_of(worktree.base)
                 .map_err(GitError::library("read the base"))?;
-            let mut not_taken = NotTaken::default();
             let mut sort = |paths: &[Vec<u8>]| {
                 let repository = objects.repository();
                 takeable(repository, base, &worktree.rules, &worktree.root, paths, &mut not_taken)

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::Bound;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -24,7 +24,7 @@ use super::survey::survey;
 use super::{KnownEntry, KnownFolder, Node, Stat};
 use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
-use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in};
+use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in, holds_git_up};
 use crate::objects::{Objects, is_storable, mode, open_file};
 
 pub(crate) struct Scan<'a> {
@@ -272,8 +272,7 @@ impl<'a> Scan<'a> {
         } else {
             kind
         };
-        if matches!(name.as_bytes(), b".gitignore" | b".gitattributes") && blocks(kind) {
-            // git opens it, and would wait for ever for somebody at its other end.
+        if holds_git_up(name, kind) {
             self.not_taken.add(&path, LeftOutReason::NotAFile);
             match rustix::fs::unlinkat(here, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
@@ -450,9 +449,4 @@ enum Found<T> {
     Nothing,
     /// Its folder does not allow to look.
     Closed,
-}
-
-/// Whether opening it may wait for another program.
-const fn blocks(kind: FileType) -> bool {
-    matches!(kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice)
 }

@@ -418,6 +418,46 @@ async fn a_pipe_in_place_of_gits_rules_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_pipe_where_git_stores_nothing_holds_nothing_up() {
+    for files in WAYS {
+        let sandbox = Sandbox::new();
+        let (_mirror, worktree) = worktree(&sandbox, files).await;
+        let base = worktree.base().clone();
+        // Ignored, in a folder that git cannot store, and in one of the name of rules.
+        for pipe in ["x.log/.gitignore", ".GIT/.gitignore", "git~1/.gitignore/.gitignore"] {
+            let path = worktree.path().join(pipe);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        }
+        write(&worktree.path().join("d/new.txt"), "n");
+        let changes = worktree.changes().await.unwrap();
+        assert_eq!(
+            changes.iter().map(|change| &*change.path).collect::<Vec<_>>(),
+            ["d/new.txt"]
+        );
+        worktree.checkpoint(&base, "odd").await.unwrap();
+        let unstored = [".GIT", "git~1"].map(|name| (name.to_owned(), LeftOutReason::Name));
+        assert_eq!(told(&worktree), unstored);
+        let result = worktree.commit_result("odd").await.unwrap().unwrap();
+        assert_eq!(result.paths, ["d/new.txt"]);
+        assert_eq!(told(&worktree), unstored);
+    }
+}
+
+#[tokio::test]
+async fn a_look_at_the_changes_does_not_wait_for_a_pipe_that_a_checkpoint_removes() {
+    let sandbox = Sandbox::new();
+    let (_mirror, worktree) = worktree(&sandbox, WAYS[1]).await;
+    let base = worktree.base().clone();
+    write(&worktree.path().join("d/new.txt"), "n");
+    rustix::fs::mkfifoat(rustix::fs::CWD, worktree.path().join("d/.gitattributes"), 0o600.into()).unwrap();
+    let error = worktree.changes().await.unwrap_err();
+    assert!(error.to_string().contains("d/.gitattributes"), "{error}");
+    worktree.checkpoint(&base, "odd").await.unwrap();
+    assert_eq!(worktree.changes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_restore_brings_back_a_file_that_became_too_large() {
     let sandbox = Sandbox::new();
     let (_mirror, mut worktree) = worktree(&sandbox, &[("data", "small"), ("other", "x")]).await;
