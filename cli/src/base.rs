@@ -4,8 +4,11 @@ use anyhow::Context as _;
 use kage_agent::identity::trust::git_auth;
 use kage_core::folder::Folder;
 use kage_core::id::{Oid, ProjectId};
+use kage_core::left_out::in_units;
 use kage_core::task::{RepositoryRef, TaskOrigin, VerifyPolicy};
-use kage_git::snapshot::{LeftOut, LeftOutReason, Receiver, Snapshot, SnapshotOptions, Warning};
+use kage_git::snapshot::{
+    LeftOut, LeftOutReason, MAX_ALL_LARGE_BYTES, MAX_LARGE_BYTES, Receiver, Snapshot, SnapshotOptions, Warning,
+};
 use kage_git::{RefusedObject, RefusedPush, UserRepo};
 use kage_proto::blob;
 
@@ -14,6 +17,9 @@ use crate::exit::{Exit, Refusal};
 use crate::here::{Here, StoredName};
 use crate::output::note;
 use crate::view;
+
+/// The most paths that a warning names.
+const MOST_NAMED: usize = 5;
 
 /// How many included files are named.
 const SHOWN: usize = 10;
@@ -184,8 +190,25 @@ fn warn(warning: &Warning) -> String {
              machine; `git submodule update --init --recursive` gets them",
             paths.join(", ")
         ),
-        Warning::LargeFilePointers { count } => {
-            format!("warning: sessions see pointer files in place of {count} large files (git-lfs)")
+        Warning::LargeFilePointers { paths } => format!(
+            "warning: {} in sessions, because this machine does not have the content: {}; `git lfs pull` gets it",
+            match paths.len() {
+                1 => "1 LFS file is a pointer".to_owned(),
+                count => format!("{count} LFS files are pointers"),
+            },
+            some(paths)
+        ),
+        Warning::LargeFilesLeftOut { files } => {
+            let path = |(path, size): &(String, u64)| format!("{path} ({})", in_units(*size));
+            let paths: Vec<String> = files.iter().map(path).collect();
+            format!(
+                "warning: sessions see pointers in place of {}: {}; `--include PATH` takes one of more than {} along, \
+                 and all together may have {}",
+                view::counted(files.len(), "large LFS file"),
+                some(&paths),
+                in_units(MAX_LARGE_BYTES),
+                in_units(MAX_ALL_LARGE_BYTES)
+            )
         }
         Warning::NamesLeftOut { count } => {
             format!(
@@ -200,5 +223,15 @@ fn warn(warning: &Warning) -> String {
                 view::printable(why)
             )
         }
+    }
+}
+
+/// The first of some paths, and how many more there are.
+fn some(paths: &[String]) -> String {
+    let (first, more) = paths.split_at(paths.len().min(MOST_NAMED));
+    let first = view::printable(&first.join(", "));
+    match more.len() {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }

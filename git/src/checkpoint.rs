@@ -36,6 +36,7 @@ use crate::ignored::ignored;
 use crate::included;
 use crate::known::scan::{Judged, Scan};
 use crate::known::{KnownFiles, KnownFolder, Stats, stats_of_index};
+use crate::large::{self, FilledFiles};
 use crate::left_out::{NotTaken, entry_in};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
@@ -145,6 +146,8 @@ pub(crate) struct Look {
     pub(crate) beneath: Beneath,
     /// Paths whose file differs from the entry in `top`, which is of an earlier content.
     pub(crate) stood_in: BTreeSet<PathBuf>,
+    /// Files that have a content in place of a pointer.
+    large: FilledFiles,
     rules: ResultRules,
     /// The tree of the base.
     base: Id,
@@ -164,6 +167,11 @@ impl LockedWorktree {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.base),
             Err(error) => Err(GitError::io("read", &path)(error)),
         }
+    }
+
+    /// The files that have a content in place of a pointer.
+    pub(crate) fn large(&self) -> Result<FilledFiles, GitError> {
+        large::filled(&self.shadow)
     }
 
     /// Prepares the record that the worktree equals `commit`.
@@ -190,6 +198,7 @@ impl LockedWorktree {
             top: seen.top,
             ignored: Vec::new(),
             stood_in: BTreeSet::new(),
+            large: self.large()?,
             beneath: Beneath::open(&self.root).map_err(GitError::io("open", &self.root))?,
         };
         let filled = submodules::filled(&self.shadow)?;
@@ -197,6 +206,7 @@ impl LockedWorktree {
             rules: &self.rules,
             base,
             filled: &filled,
+            large: &look.large,
             not_taken: &mut not_taken,
         };
         let scan = Scan::new(&mut look.objects, &self.root, &look.beneath, judged);
@@ -335,6 +345,7 @@ impl Look {
             rules: &self.rules,
             base: self.base,
             filled: &nothing,
+            large: &self.large,
             not_taken: &mut not_taken,
         };
         let taken = Scan::new(&mut self.objects, root, &self.beneath, judged).take_path(path)?;

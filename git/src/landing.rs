@@ -14,6 +14,7 @@ mod tree;
 mod merge_tree;
 
 mod conflicts;
+mod large;
 mod present;
 
 mod leftovers;
@@ -128,6 +129,8 @@ pub enum ObstacleKind {
     Inside { folder: String },
     /// The index has unresolved conflicts.
     Unmerged,
+    /// Git LFS stores it, which is not set up here.
+    Large,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +167,13 @@ pub enum LandingError {
     /// Paths of the result that only a program of the person's could write.
     #[error("{} path(s) cannot be landed by Kage", paths.len())]
     Unsupported { paths: Vec<Obstacle> },
+    /// The person's git-lfs did not store a file of the result.
+    #[error("git-lfs did not store {path}: {said}")]
+    LargeFile {
+        path: String,
+        /// What it said instead.
+        said: String,
+    },
     /// A path changed between plan and execution.
     #[error("{path} changed in the meantime; nothing was done")]
     ChangedMeanwhile { path: String },

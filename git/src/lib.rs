@@ -28,6 +28,7 @@ mod durable;
 mod ignored;
 
 mod objects;
+mod large;
 mod left_out;
 mod known;
 pub mod creation;

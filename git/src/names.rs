@@ -9,7 +9,8 @@
 //!   ├─ a parent                   file `tags`: objects of annotated tags, as git's cat-file --batch
 //!   │                             prints them; a commit of its own, because the tags of a repository
 //!   │                             seldom change and are then not sent again
-//!   └─ a parent                   what `submodules` says
+//!   ├─ a parent                   what `submodules` says
+//!   └─ a parent                   what `large` says
 //!
 //! on refs/heads/topic             the branch of HEAD; it has no commit, it is where the worktree is
 //! <commit> refs/heads/main

@@ -8,7 +8,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use flate2::Compression;
@@ -337,6 +337,15 @@ fn read_small(file: &File) -> io::Result<Option<Vec<u8>>> {
 pub(crate) fn open_file(folder: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?))
+}
+
+/// Whether a path has nothing but names, and none of git's own.
+pub(crate) fn is_plain(path: &Path) -> bool {
+    let is_name = |part: Component<'_>| match part {
+        Component::Normal(name) => !name.eq_ignore_ascii_case(".git"),
+        _ => false,
+    };
+    path.components().next().is_some() && path.components().all(is_name)
 }
 
 /// Converts an id to libgit2's form.

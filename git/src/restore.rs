@@ -173,7 +173,7 @@ impl Worktree {
     /// When it is refused, with nothing changed, or when git or the file system fails.
     pub async fn restore(&self, target: &Oid, options: &RestoreOptions) -> Result<Restored, RestoreError> {
         let (target, options) = (target.clone(), options.clone());
-        self.owned("restoring a checkpoint", move |worktree| {
+        let restored = self.owned("restoring a checkpoint", move |worktree| {
             worktree.finish_restore()?;
             let mut look = worktree.look()?;
             let plan = Plan::make(worktree, &mut look, &target, &options)?;
@@ -181,8 +181,10 @@ impl Worktree {
                 return Err(RestoreError::Foreign { paths: plan.foreign });
             }
             plan.carry_out(worktree, look, options.stop_before)
-        })
-        .await
+        });
+        let restored = restored.await?;
+        self.refill_large().await?;
+        Ok(restored)
     }
 
     /// Finishes an interrupted restore; `None` when there is none.

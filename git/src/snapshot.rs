@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use git2::{Index, Repository};
+use git2::Repository;
 use kage_core::cause::chain;
 use kage_core::folder::Folder;
 use kage_core::id::Oid;
@@ -20,23 +20,28 @@ pub use kage_core::left_out::{LeftOut, LeftOutReason};
 use crate::command::Auth;
 use crate::error::{GitError, blocking};
 use crate::included::{self, IncludeError, Included};
+use crate::large::FILTER;
 use crate::left_out::by_path;
 use crate::mirror;
-use crate::objects::{id_of, mode, oid_of};
+use crate::objects::{id_of, oid_of};
 use crate::patterns::Patterns;
 use crate::shadow::Shadow;
-use crate::staging::split;
 use crate::user_repo::{UserRepo, UserShadow};
 
 mod filters;
+mod large;
 mod scan;
 mod submodules;
 mod names;
+mod tracked;
 
 pub(crate) use filters::filters_of;
 use filters::{AttributeFiles, Filters};
+use large::FoundLarge;
+pub use large::{MAX_ALL_LARGE_BYTES, MAX_LARGE_BYTES};
 use scan::Scanned;
 use submodules::{FoundSubmodule, FoundSubmodules};
+use tracked::Tracked;
 
 #[derive(Debug, Clone, Default)]
 pub struct SnapshotOptions {
@@ -57,8 +62,10 @@ pub enum Warning {
     Submodules { paths: Vec<String> },
     /// Sessions see empty folders in place of these: their recorded commits are not on this machine.
     EmptySubmodules { paths: Vec<String> },
-    /// Sessions see pointer files in place of large files.
-    LargeFilePointers { count: usize },
+    /// Sessions see the pointers of Git LFS in place of these files: their contents are not on this machine.
+    LargeFilePointers { paths: Vec<String> },
+    /// The same, because the contents are larger than what is taken along. With their sizes in bytes.
+    LargeFilesLeftOut { files: Vec<(String, u64)> },
     /// Tags and branches that sessions do not see, because they are too many, too large, or tags of
     /// tags.
     NamesLeftOut { count: usize },
@@ -157,8 +164,8 @@ pub enum SnapshotError {
 
 impl Snapshot {
     /// Takes a snapshot; refused when it cannot be complete. Nothing in the repository changes.
-    /// Submodules go along where this machine has their recorded commits; files behind Git LFS are
-    /// included as git stores them, as pointers. Both with a warning.
+    /// Submodules go along where this machine has their recorded commits, and files behind Git LFS where it
+    /// has their contents; a warning names the others.
     pub async fn take(repository: &UserRepo, options: &SnapshotOptions) -> Result<Self, SnapshotError> {
         if repository.is_shallow() {
             return Err(SnapshotError::Shallow);
@@ -174,21 +181,25 @@ impl Snapshot {
         }
         let attributes = AttributeFiles::new(repository.root(), &store.shadow, repository.attributes_file());
         let tracked = Tracked::of(&store.shadow).await?;
-        let (filters, warnings) = look_at_tracked(&tracked, &store.shadow, &attributes).await?;
+        let filters = attributes
+            .filters(|operation| store.shadow.git(operation), &tracked.paths)
+            .await?;
         let has_submodules = tracked.has_submodules;
         let mut snapshot = Self {
             base: head.clone(),
             head,
             left_out: Vec::new(),
-            warnings,
+            warnings: Vec::new(),
             included: None,
             names: None,
             store,
         };
+        let mut filters = filters;
         if !options.committed {
-            snapshot
+            let new = snapshot
                 .take_uncommitted(repository, options, &filters, &attributes)
                 .await?;
+            filters.extend(new);
         }
         let chosen = included::choose(
             &snapshot.store.shadow,
@@ -203,8 +214,27 @@ impl Snapshot {
             true => snapshot.take_submodules(repository).await?,
             false => Vec::new(),
         };
-        snapshot.take_names(repository, submodules).await?;
+        let large = snapshot.take_large(repository, &filters, &options.include).await?;
+        snapshot.take_names(repository, submodules, large).await?;
         Ok(snapshot)
+    }
+
+    /// The contents of files behind Git LFS that this machine has.
+    async fn take_large(
+        &mut self,
+        repository: &UserRepo,
+        filters: &Filters,
+        include: &[String],
+    ) -> Result<FoundLarge, GitError> {
+        let mut found = large::find(repository, &self.store.shadow, &self.base, filters, include).await?;
+        let (paths, files) = (std::mem::take(&mut found.missing), std::mem::take(&mut found.too_large));
+        if !paths.is_empty() {
+            self.warnings.push(Warning::LargeFilePointers { paths });
+        }
+        if !files.is_empty() {
+            self.warnings.push(Warning::LargeFilesLeftOut { files });
+        }
+        Ok(found)
     }
 
     /// The submodules of the base that this machine has.
@@ -221,7 +251,12 @@ impl Snapshot {
     }
 
     /// A repository with names that cannot be read has files that can be worked on.
-    async fn take_names(&mut self, repository: &UserRepo, submodules: Vec<FoundSubmodule>) -> Result<(), GitError> {
+    async fn take_names(
+        &mut self,
+        repository: &UserRepo,
+        submodules: Vec<FoundSubmodule>,
+        large: FoundLarge,
+    ) -> Result<(), GitError> {
         let shadow = &self.store.shadow;
         let listed = match names::list(repository, &self.head).await {
             Ok(listed) => listed,
@@ -234,7 +269,7 @@ impl Snapshot {
             let count = listed.left_out;
             self.warnings.push(Warning::NamesLeftOut { count });
         }
-        self.names = names::keep(shadow, &self.head, listed, submodules).await?;
+        self.names = names::keep(shadow, &self.head, listed, submodules, large).await?;
         Ok(())
     }
 
@@ -244,7 +279,7 @@ impl Snapshot {
         options: &SnapshotOptions,
         filters: &Filters,
         attributes: &AttributeFiles,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<Filters, SnapshotError> {
         let shadow = self.store.shadow.clone();
         let git = |operation| shadow.git(operation);
         let Scanned {
@@ -272,26 +307,31 @@ impl Snapshot {
             }
         }
         changes.modified = readable;
-        for path in &changes.modified {
-            if let Some(filter) = filters.get(path).filter(|name| repository.has_filter(name)) {
-                return Err(SnapshotError::FilteredPath {
-                    path: shown(path),
-                    filter: filter.clone(),
-                });
-            }
-        }
         changes.untracked = self.choose_untracked(repository.root(), &changes.untracked, options)?;
         let new_filters = attributes.filters(git, &changes.untracked).await?;
-        for (path, filter) in &new_filters {
-            if repository.has_filter(filter) {
+        let mut large = Vec::new();
+        for (paths, filters) in [(&mut changes.modified, filters), (&mut changes.untracked, &new_filters)] {
+            let only_its_program_knows = |name: &String| name != FILTER || repository.extends_large();
+            let is_run = |path: &Vec<u8>| filters.get(path).filter(|name| repository.has_filter(name));
+            if let Some((path, filter)) = paths
+                .iter()
+                .find_map(|path| Some((path, is_run(path).filter(|name| only_its_program_knows(name))?)))
+            {
                 return Err(SnapshotError::FilteredPath {
                     path: shown(path),
                     filter: filter.clone(),
                 });
             }
+            // What git-lfs makes of a file is known without it. A link is none.
+            let is_large = |path: &Vec<u8>| {
+                let full = repository.root().join(OsStr::from_bytes(path));
+                is_run(path).is_some() && fs::symlink_metadata(full).is_ok_and(|meta| meta.is_file())
+            };
+            large.extend(paths.extract_if(.., |path| is_large(path)));
         }
+        let staged = large::stage(repository, &shadow, large).await? || staged;
         if !staged && changes.is_empty() {
-            return Ok(());
+            return Ok(new_filters);
         }
         changes.stage(repository.root(), git).await?;
         let tree = git("write-tree").run_for_oid().await?;
@@ -300,7 +340,7 @@ impl Snapshot {
             let message = "Uncommitted work\n\nTaken by kage run as the base of a task.\n";
             self.base = shadow.commit_tree(&tree, &[&self.head], message).await?;
         }
-        Ok(())
+        Ok(new_filters)
     }
 
     fn leave_out(&mut self, path: &[u8], reason: LeftOutReason) {
@@ -409,65 +449,6 @@ impl Snapshot {
             }
         }
         Ok(())
-    }
-}
-
-/// The filters of tracked paths, and the warnings.
-async fn look_at_tracked(
-    tracked: &Tracked,
-    shadow: &Shadow,
-    attributes: &AttributeFiles,
-) -> Result<(Filters, Vec<Warning>), GitError> {
-    let filters = attributes
-        .filters(|operation| shadow.git(operation), &tracked.paths)
-        .await?;
-    let mut warnings = Vec::new();
-    let count = filters.values().filter(|name| *name == "lfs").count();
-    if count > 0 {
-        warnings.push(Warning::LargeFilePointers { count });
-    }
-    Ok((filters, warnings))
-}
-
-/// What the index names.
-#[derive(Debug, Default)]
-struct Tracked {
-    paths: Vec<Vec<u8>>,
-    has_submodules: bool,
-}
-
-impl Tracked {
-    async fn of(shadow: &Shadow) -> Result<Self, GitError> {
-        let index = shadow.index();
-        let read = blocking("reading an index", move || {
-            let mut tracked = Self::default();
-            for entry in Index::open(&index).map_err(GitError::library("read an index"))?.iter() {
-                tracked.add(&entry.path, entry.mode == mode::SUBMODULE);
-            }
-            Ok::<_, GitError>(tracked)
-        });
-        match read.await {
-            Ok(tracked) => Ok(tracked),
-            // Only git knows a split index, a sparse one, and what comes after them.
-            Err(_) => Self::listed(shadow).await,
-        }
-    }
-
-    async fn listed(shadow: &Shadow) -> Result<Self, GitError> {
-        let listed = shadow.git("ls-files").args(["--stage", "-z"]).run().await?;
-        let mut tracked = Self::default();
-        for entry in split(&listed) {
-            // "mode id stage TAB path"
-            let tab = entry.iter().position(|byte| *byte == b'\t');
-            let (_, path) = entry.split_at(tab.ok_or_else(|| GitError::unexpected("ls-files", entry))? + 1);
-            tracked.add(path, entry.starts_with(b"160000"));
-        }
-        Ok(tracked)
-    }
-
-    fn add(&mut self, path: &[u8], is_submodule: bool) {
-        self.has_submodules |= is_submodule;
-        self.paths.push(path.to_owned());
     }
 }
 

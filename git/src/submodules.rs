@@ -16,11 +16,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use kage_core::id::Oid;
 
 use crate::error::GitError;
+use crate::objects::is_plain;
 use crate::shadow::Shadow;
 use crate::staging::split;
 
@@ -57,15 +58,6 @@ pub(crate) fn read(text: &[u8]) -> Vec<(Oid, Option<PathBuf>)> {
     found
 }
 
-/// Whether a path has nothing but names, and none of git's own.
-fn is_plain(path: &Path) -> bool {
-    let is_name = |part: Component<'_>| match part {
-        Component::Normal(name) => !name.eq_ignore_ascii_case(".git"),
-        _ => false,
-    };
-    path.components().next().is_some() && path.components().all(is_name)
-}
-
 /// The tree that a commit object names.
 pub(crate) fn tree_of_commit(content: &[u8]) -> Option<&str> {
     let line = content.split(|byte| *byte == b'\n').next()?.strip_prefix(b"tree ")?;
@@ -98,6 +90,8 @@ pub(crate) fn filled(shadow: &Shadow) -> Result<HashSet<PathBuf>, GitError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -62,6 +62,10 @@ struct Settings {
     attributes_file: Option<PathBuf>,
     /// Names of configured filters that would change the stored content.
     filters: HashSet<String>,
+    /// What the person set for the filter of Git LFS outside of this repository, in order.
+    large_filter: Vec<(String, String)>,
+    /// Other programs change contents before Git LFS stores them.
+    extends_large: bool,
     partial: bool,
     /// Every commit is signed.
     signs: bool,
@@ -275,6 +279,28 @@ impl UserRepo {
         self.settings.filters.contains(name)
     }
 
+    /// Whether the person's git stores files behind Git LFS as git-lfs alone would.
+    pub(crate) fn extends_large(&self) -> bool {
+        self.settings.extends_large
+    }
+
+    /// Whether the person set outside of this repository which program stores files behind Git LFS.
+    pub(crate) fn stores_large(&self) -> bool {
+        let mut keys = self.settings.large_filter.iter().map(|(key, _)| key.as_str());
+        keys.any(|key| matches!(key, "filter.lfs.clean" | "filter.lfs.process"))
+    }
+
+    /// git in the person's name with their filter of Git LFS, by the name `filter`, on a git directory of our
+    /// own: a repository of unknown origin names no program, and its attributes no filter.
+    pub(crate) fn git_with_large_filter(&self, operation: &'static str, filter: &str) -> GitCommand {
+        let command = GitCommand::with_config(operation, ConfigFiles::Person);
+        let settings = self.settings.large_filter.iter();
+        settings.fold(command, |command, (key, value)| {
+            let part = key.rsplit('.').next().unwrap_or_default();
+            command.config(&format!("filter.{filter}.{part}"), value)
+        })
+    }
+
     /// The person's own file of attributes, which may not exist.
     pub(crate) fn attributes_file(&self) -> Option<&Path> {
         self.settings.attributes_file.as_deref()
@@ -377,6 +403,9 @@ impl Settings {
             if key == "core.excludesfile" && matches!(scope, b"system" | b"global") {
                 settings.own_excludes_file = Some(expand(root, value));
             }
+            if key.starts_with("filter.lfs.") && matches!(scope, b"system" | b"global") {
+                settings.large_filter.push((key.to_owned(), value.to_owned()));
+            }
             let is_signer = SIGNERS.iter().any(|(keys, _)| keys.contains(&key));
             if is_signer && matches!(scope, b"system" | b"global") {
                 settings.signers.push((key.to_owned(), value.to_owned()));
@@ -392,6 +421,7 @@ impl Settings {
             "commit.gpgsign" => self.signs = is_true(value),
             "user.useconfigonly" => self.wants_identity = is_true(value),
             "extensions.partialclone" => self.partial = true,
+            key if key.starts_with("lfs.extension.") => self.extends_large = true,
             key if HONOURED.contains(&key) => self.honoured.push((key.to_owned(), value.to_owned())),
             key => {
                 let filter = key.strip_prefix("filter.").and_then(|rest| rest.rsplit_once('.'));

@@ -44,6 +44,7 @@ use crate::submodules as filled_submodules;
 
 mod extras;
 mod include;
+mod large;
 mod names;
 mod new_files;
 mod reuse;
@@ -162,6 +163,8 @@ impl Worktree {
 
     /// The current differences from the base, sorted by path, without ignored files. Cheap enough
     /// to ask every second.
+    ///
+    /// # Errors
     /// When git fails.
     pub async fn changes(&self) -> Result<Vec<FileChange>, GitError> {
         // First: it finds what would hold git up.
@@ -169,6 +172,10 @@ impl Worktree {
         let tracked = self.shadow.git("diff").args(DIFF);
         let tracked = tracked.args(["--raw", "--numstat", "--no-abbrev"]).run().await?;
         let mut changes = parse_tracked(&tracked)?;
+        let modified = changes.iter().filter(|change| change.kind == ChangeKind::Modified);
+        let modified: Vec<&[u8]> = modified.map(|change| change.path.as_bytes()).collect();
+        let same = self.unchanged_large(&modified).await?;
+        changes.retain(|change| !same.contains_key(Path::new(&change.path)));
         let (root, counted) = (self.path.clone(), Arc::clone(&self.counted));
         let added = blocking("counting lines", move || {
             Ok::<_, GitError>(count_all(&root, &new, &counted))
@@ -215,6 +222,7 @@ impl Worktree {
             .stdin(list)
             .run()
             .await?;
+        self.refill_large().await?;
         changed.extend(differing);
         let mut shown: Vec<String> = changed.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         shown.sort();

@@ -410,12 +410,13 @@ fn sent(of: &GroundAttempt) -> impl Iterator<Item = &Oid> {
     [&of.repository.base].into_iter().chain(beside.into_iter().flatten())
 }
 
-/// Puts the task's names, submodules and ignored files into a worktree, which is as its commit or its checkpoint
+/// Puts the task's names, submodules, large files and ignored files into a worktree, which is as its commit or its checkpoint
 /// has it.
 async fn complete(tree: &Worktree, of: &GroundAttempt) -> Result<(), WorkspaceError> {
     if let Some(names) = &of.repository.names {
         tree.give_names(names).await.map_err(WorkspaceError::Create)?;
         tree.fill_submodules(names).await.map_err(WorkspaceError::Create)?;
+        tree.fill_large(names).await.map_err(WorkspaceError::Create)?;
     }
     match &of.files {
         Some(files) => tree.include(files).await.map_err(WorkspaceError::Create),

@@ -66,6 +66,7 @@ fn details(error: &LandingError) -> Vec<Detail> {
         | LandingError::HooksNeedFiles { .. }
         | LandingError::HookFailed { .. }
         | LandingError::NoMessage
+        | LandingError::LargeFile { .. }
         | LandingError::Git(_) => return Vec::new(),
     };
     let detail = |it: &Obstacle| Detail::Path {
@@ -136,6 +137,14 @@ impl<'a> Way<'a> {
                 let what = list("paths of the result have uncommitted changes", paths);
                 what + &self.around_work(asked, paths, *fits_back, Steps::new()).await?
             }
+            LandingError::Unsupported { paths } if paths.iter().all(|it| it.kind == ObstacleKind::Large) => {
+                let what = list("Kage does not write some paths of the result", paths);
+                what + &format!("with git-lfs installed, {}", quoted(&self.with_git_lfs(again)))
+            }
+            LandingError::LargeFile { .. } => format!(
+                "{error}, so nothing was changed; with git-lfs installed, {}",
+                quoted(&self.with_git_lfs(again))
+            ),
             LandingError::Unsupported { paths } => {
                 let command = format!("{} | {}", self.kage_diff(), self.git("apply --3way"));
                 let what = list("Kage does not write some paths of the result", paths);
@@ -234,6 +243,11 @@ impl<'a> Way<'a> {
                 Ok(format!("make a branch: {}", quoted(&steps)))
             }
         }
+    }
+
+    /// The steps to let git-lfs store files, and what is to be done then.
+    fn with_git_lfs(&self, again: String) -> Steps {
+        vec![self.git("lfs install"), again]
     }
 
     /// The steps to get onto a branch.
@@ -375,7 +389,7 @@ impl<'a> Way<'a> {
         let way = |it: &Obstacle| match &it.kind {
             ObstacleKind::Untracked { at } => Some((at.clone(), at.clone())),
             ObstacleKind::Inside { folder } => Some((it.path.clone(), folder.clone())),
-            ObstacleKind::Content | ObstacleKind::Edited | ObstacleKind::Unmerged => None,
+            ObstacleKind::Content | ObstacleKind::Edited | ObstacleKind::Unmerged | ObstacleKind::Large => None,
         };
         let ways: BTreeSet<(String, String)> = paths.iter().filter_map(way).collect();
         let root = self.repository.root();

@@ -103,6 +103,20 @@ impl Worktree {
         let filled = submodules::filled(&self.shadow)?;
         let is_filled = |path: &Vec<u8>| filled.contains(Path::new(OsStr::from_bytes(path)));
         changes.modified.retain(|path| !is_filled(path));
+        let large = self.unchanged_large(&changes.modified).await?;
+        changes
+            .modified
+            .retain(|path| !large.contains_key(Path::new(OsStr::from_bytes(path))));
+        let mut as_pointers = Vec::new();
+        for (path, (file, is_program)) in large {
+            let mode = if is_program { mode::PROGRAM } else { mode::FILE };
+            as_pointers.extend_from_slice(format!("{mode:06o} {}\t", file.pointer).as_bytes());
+            as_pointers.extend_from_slice(&[path.as_os_str().as_bytes(), b"\0"].concat());
+        }
+        if !as_pointers.is_empty() {
+            let update = git("update-index").args(["-z", "--index-info"]);
+            update.stdin(as_pointers).run().await?;
+        }
         let changes = self.without_left_out(changes, not_taken).await?;
         changes.stage(&self.path, git).await?;
         let tree: Oid = git("write-tree").run_for_oid().await?;

@@ -24,6 +24,7 @@ use super::survey::survey;
 use super::{KnownEntry, KnownFolder, Node, Stat};
 use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
+use crate::large::{FilledFiles, has_content};
 use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in, holds_git_up};
 use crate::objects::{Objects, is_storable, mode, open_file};
 
@@ -34,6 +35,8 @@ pub(crate) struct Scan<'a> {
     started: SystemTime,
     /// The folders of submodules that have their files, which are not looked into.
     filled: &'a HashSet<PathBuf>,
+    /// The files that have a content in place of a pointer.
+    large: &'a FilledFiles,
     /// The known folders that changed; `None`: any may have changed.
     suspects: Option<BTreeSet<PathBuf>>,
     /// Unknown names and their file types.
@@ -51,6 +54,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) base: Id,
     /// The folders of submodules that have their files, which are not looked into.
     pub(crate) filled: &'a HashSet<PathBuf>,
+    /// The files that have a content in place of a pointer, and count as the pointer.
+    pub(crate) large: &'a FilledFiles,
     /// Gets what is not taken.
     pub(crate) not_taken: &'a mut NotTaken,
 }
@@ -61,6 +66,7 @@ impl<'a> Scan<'a> {
             rules,
             base,
             filled,
+            large,
             not_taken,
         } = judged;
         Self {
@@ -72,6 +78,7 @@ impl<'a> Scan<'a> {
             beneath,
             started: SystemTime::now(),
             filled,
+            large,
             suspects: None,
             unknown: Vec::new(),
         }
@@ -147,6 +154,19 @@ impl<'a> Scan<'a> {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let is_taken = is_file && self.too_large(path, size).is_none();
         Ok(if is_taken { size } else { 0 })
+    }
+
+    /// The pointer in whose place a file has its content, unchanged.
+    fn pointer_of(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<Option<Id>, GitError> {
+        let Some(filled) = self.large.get(path) else {
+            return Ok(None);
+        };
+        // What cannot be opened is told by who takes it.
+        let Ok(file) = open_file(parent, name) else {
+            return Ok(None);
+        };
+        let unchanged = has_content(&file, filled).map_err(GitError::io("read", &self.root.join(path)))?;
+        Ok(unchanged.then_some(filled.pointer))
     }
 
     fn too_large(&self, path: &Path, size: u64) -> Option<LeftOutReason> {
@@ -403,6 +423,9 @@ impl<'a> Scan<'a> {
                 Err(error) => return Err(GitError::io("read", &full)(error.into())),
             };
             (mode::LINK, self.objects.write(ObjectType::Blob, target.into_bytes())?)
+        } else if let Some(pointer) = self.pointer_of(parent, name, path)? {
+            let executable = stat.st_mode & 0o100 != 0;
+            (if executable { mode::PROGRAM } else { mode::FILE }, pointer)
         } else {
             let size = u64::try_from(stat.st_size).unwrap_or(0);
             if let Some(reason) = self.too_large(path, size) {

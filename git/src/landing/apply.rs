@@ -10,6 +10,7 @@ use kage_core::id::Oid;
 
 use super::conflicts::{describe, place};
 use super::files::{Seen, Step, Target};
+use super::large::LargeFiles;
 use super::leftovers::leftovers;
 use super::merge_tree::{Sides, TreeMerge, merge_trees};
 use super::present::{IndexEntries, Present, present};
@@ -77,7 +78,8 @@ pub async fn plan_apply_of(
 ) -> Result<ApplyPlan, LandingError> {
     let store = repository.shadow(base, &[mirror.objects()]).await?;
     let git_dir = store.shadow.git_dir().to_owned();
-    let (from, to, only) = (base.clone(), result.clone(), only.to_vec());
+    let (result, large) = LargeFiles::of(repository, &store, base, result).await?;
+    let (from, to, only) = (base.clone(), result, only.to_vec());
     let (base, theirs, changed) = blocking("comparing two commits", {
         let git_dir = git_dir.clone();
         move || compare(&git_dir, &from, &to, &only).map_err(GitError::library("compare two commits"))
@@ -123,7 +125,7 @@ pub async fn plan_apply_of(
         trusts_mode: repository.trusts_mode(),
     };
     view.refuse(&merge)?;
-    view.plan(repository, &store).await
+    view.plan(repository, &store, &large).await
 }
 
 /// The trees of two commits and their difference, in the paths that are wanted; none are: in all.
@@ -231,7 +233,12 @@ impl View {
         !same(here, assumed, self.trusts_mode)
     }
 
-    async fn plan(self, repository: &UserRepo, store: &UserShadow) -> Result<ApplyPlan, LandingError> {
+    async fn plan(
+        self,
+        repository: &UserRepo,
+        store: &UserShadow,
+        large: &LargeFiles,
+    ) -> Result<ApplyPlan, LandingError> {
         let mut plan = ApplyPlan {
             root: repository.root().to_owned(),
             paths: Vec::new(),
@@ -245,6 +252,7 @@ impl View {
             .filter_map(|path| Some((path.clone(), after(path)?)))
             .collect();
         let mut files = rendered(store, &wanted).await?;
+        large.fill(repository, store, &wanted, &mut files).await?;
         let paths: BTreeSet<&PathBuf> = self.changed.keys().chain(self.writes.keys()).collect();
         for path in paths {
             let landed_as = self.landed_as(path);

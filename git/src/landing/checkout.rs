@@ -1,15 +1,19 @@
 //! A working tree of the person's repository with the files of a result in it, to try the result in.
 //! Its HEAD is a commit of the person's own, detached, so that nothing of a session becomes a part of
 //! their history; the index has that commit, and what the session changed shows as changed. No program of the
-//! person's runs: no hook, and no filter, so files of git-lfs are pointers.
+//! person's runs: no hook, and no filter. Files behind Git LFS have the contents that git-lfs keeps here.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use kage_core::id::Oid;
 
+use super::large::kept;
 use crate::error::{GitError, blocking};
+use crate::large::{FILTER, Pointer};
 use crate::mirror::Mirror;
 use crate::snapshot::filters_of;
 use crate::staging::split;
@@ -83,10 +87,15 @@ pub async fn check_out(repository: &UserRepo, asked: &ResultCheckout<'_>) -> Res
             .await?;
         filters_of(|operation| here.git(operation).env("GIT_INDEX_FILE", &index), &paths).await
     };
+    let filled = async {
+        let mut filters = filled.await?;
+        filters.retain(|_, filter| repository.has_filter(filter));
+        let large = filters.extract_if(|_, filter| filter == FILTER).map(|(path, _)| path);
+        let pointers = fill(asked.folder, large.collect(), repository.git_dirs()).await?;
+        Ok::<_, GitError>(filters.len() + pointers)
+    };
     match filled.await {
-        Ok(filters) => Ok(CheckedOut {
-            as_stored: filters.values().filter(|filter| repository.has_filter(filter)).count(),
-        }),
+        Ok(as_stored) => Ok(CheckedOut { as_stored }),
         Err(error) => {
             let removed = repository.git("worktree").args(["remove", "--force"]).arg(asked.folder);
             if let Err(error) = removed.run().await {
@@ -95,6 +104,32 @@ pub async fn check_out(repository: &UserRepo, asked: &ResultCheckout<'_>) -> Res
             Err(error.into())
         }
     }
+}
+
+/// Writes what git-lfs keeps where pointers are. Returns how many stay pointers.
+async fn fill(folder: &Path, paths: Vec<Vec<u8>>, git_dirs: [PathBuf; 2]) -> Result<usize, GitError> {
+    let folder = folder.to_owned();
+    blocking("writing files of Git LFS", move || {
+        let mut left = 0;
+        for path in paths {
+            let full = folder.join(OsStr::from_bytes(&path));
+            // It is as this process wrote it, or a link.
+            let is_file = fs::symlink_metadata(&full).is_ok_and(|meta| meta.is_file());
+            let Some(pointer) = fs::read(&full)
+                .ok()
+                .filter(|_| is_file)
+                .and_then(|text| Pointer::read(&text))
+            else {
+                continue;
+            };
+            match kept(&git_dirs, &pointer) {
+                Some(content) => fs::write(&full, content).map_err(GitError::io("write", &full))?,
+                None => left += 1,
+            }
+        }
+        Ok::<_, GitError>(left)
+    })
+    .await
 }
 
 /// git on the working tree that was made.

@@ -6,6 +6,7 @@ use kage_core::id::Oid;
 
 use super::branches::{self, Branch};
 use super::commits::{LandingMessage, Prepared, is_in_history};
+use super::large::LargeFiles;
 use super::merge::MergeEnd;
 use super::merge_tree::Landed;
 use super::person::Person;
@@ -39,6 +40,7 @@ pub struct IntoPlan {
     prepared: Prepared,
     paths: Vec<PlannedPath>,
     end: MergeEnd,
+    large: LargeFiles,
 }
 
 impl IntoPlan {
@@ -75,6 +77,7 @@ impl IntoPlan {
             MergeEnd::Commit(tree) => tree,
             MergeEnd::AlreadyThere | MergeEnd::LeaveConflicts => return Ok(Merged::AlreadyThere),
         };
+        self.large.store(&self.repository, &self.store).await?;
         let person = Person::of(&self.repository).await?;
         let commit = self.prepared.commit(&person, &self.store, &self.head, tree).await?;
         send_objects(&self.store, &self.repository, &[commit.to_string()], &self.head).await?;
@@ -117,10 +120,11 @@ pub async fn plan_merge_into(
         });
     };
     let store = repository.shadow(&head, &[mirror.objects()]).await?;
+    let (result, large) = LargeFiles::of(repository, &store, base, result).await?;
     let landed = Landed {
         base_in_history: is_in_history(repository, base, &head).await?,
         base: base.clone(),
-        result: result.clone(),
+        result,
         head,
     };
     let strategy = match strategy {
@@ -142,6 +146,7 @@ pub async fn plan_merge_into(
         prepared: Prepared::default(),
         paths: Vec::new(),
         end: MergeEnd::AlreadyThere,
+        large,
     };
     let Some((outcome, tree)) = outcome.and_then(|outcome| outcome.tree.map(|tree| (outcome, tree))) else {
         return Ok(plan);

@@ -16,6 +16,7 @@ use super::files::{Seen, Step, Target};
 use super::finish::Finish;
 use super::hooks::Hooks;
 use super::index::{IndexLock, read_index};
+use super::large::LargeFiles;
 use super::merge_tree::Landed;
 use super::person::Person;
 use super::present::{IndexEntries, Present, present};
@@ -49,6 +50,7 @@ pub struct MergePlan {
     needed: Vec<String>,
     end: MergeEnd,
     hooks: Option<Hooks>,
+    large: LargeFiles,
 }
 
 /// How a plan ends, if nothing changes until then.
@@ -108,6 +110,7 @@ impl MergePlan {
             }
             None => Vec::new(),
         };
+        self.large.store(&self.repository, &self.store).await?;
         let repository = self.repository.clone();
         let person = Person::of(&repository).await?;
         // The person's git may ask them something, so nothing is locked yet.
@@ -277,10 +280,11 @@ async fn plan_on(
     let head = repository.head().await?.ok_or(LandingError::NoCommits)?;
     let index = read_index(repository.git_dir())?;
     let store = repository.shadow(&head, &[mirror.objects()]).await?;
+    let (result, large) = LargeFiles::of(repository, &store, base, result).await?;
     let landed = Landed {
         base_in_history: is_in_history(repository, base, &head).await?,
         base: base.clone(),
-        result: result.clone(),
+        result,
         head,
     };
     let outcome = compute(&store, &landed, strategy).await?;
@@ -299,6 +303,7 @@ async fn plan_on(
         needed: Vec::new(),
         end: MergeEnd::AlreadyThere,
         hooks: None,
+        large,
     };
     let Some(outcome) = outcome else {
         return Ok(plan);
@@ -379,6 +384,9 @@ impl MergePlan {
             .filter_map(|(path, after)| Some(((*path).clone(), (*after)?)))
             .collect();
         let mut files = rendered(&self.store, &wanted).await?;
+        self.large
+            .fill(&self.repository, &self.store, &wanted, &mut files)
+            .await?;
         for (path, _) in writes {
             self.steps.push(Step {
                 seen: present.get(path).map_or(Seen::Absent, |it| it.seen.clone()),

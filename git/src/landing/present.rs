@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use git2::{FileMode, Repository};
+use kage_core::id::Digest;
 
 use super::files::Seen;
 use super::merge_tree::parse_stage;
@@ -14,6 +15,8 @@ use super::tree::Entry;
 use crate::beneath::Beneath;
 use crate::command::GitCommand;
 use crate::error::{GitError, blocking};
+use crate::large::{FILTER, Pointer, stored_as};
+use crate::snapshot::filters_of;
 use crate::staging::{lines, split};
 use crate::user_repo::{UserRepo, UserShadow};
 
@@ -110,7 +113,11 @@ pub(super) async fn present(
     .await?;
     let files = seen.iter().filter(|(_, seen, _)| matches!(seen, Seen::File { .. }));
     let files: Vec<&Path> = files.map(|(path, _, _)| path.as_path()).collect();
-    let stored = stored(store, index, &files).await?;
+    let large = stored_large(repository, store, index, &seen).await?;
+    let plain: Vec<&Path> = files.into_iter().filter(|path| !large.contains_key(*path)).collect();
+    let mut stored = stored(store, index, &plain).await?;
+    let large = large.into_iter().map(|(path, entry)| (path, Indexed::Entry(entry)));
+    stored.entries.extend(large);
     let mut present = HashMap::with_capacity(seen.len());
     for (path, seen, link) in seen {
         let not_on_disk = seen == Seen::Absent && index.is_not_on_disk(&path);
@@ -176,4 +183,70 @@ async fn stored(store: &UserShadow, index: &IndexEntries, files: &[&Path]) -> Re
         .run()
         .await?;
     IndexEntries::list(git("ls-files")).await
+}
+
+/// The entries of files behind Git LFS: pointers, as git-lfs makes them. Where the index has the content
+/// itself, somebody added it without git-lfs, and it is unchanged.
+async fn stored_large(
+    repository: &UserRepo,
+    store: &UserShadow,
+    index: &IndexEntries,
+    seen: &[(PathBuf, Seen, Option<git2::Oid>)],
+) -> Result<HashMap<PathBuf, Entry>, GitError> {
+    if !repository.has_filter(FILTER) {
+        return Ok(HashMap::new());
+    }
+    let file = |(path, seen, _): &(PathBuf, Seen, Option<git2::Oid>)| match seen {
+        Seen::File { content, executable } => Some((path.clone(), content.clone(), *executable)),
+        Seen::Absent | Seen::Link(_) | Seen::Folder | Seen::Special | Seen::Beyond(_) => None,
+    };
+    let files: Vec<_> = seen.iter().filter_map(file).collect();
+    let names: Vec<Vec<u8>> = files
+        .iter()
+        .map(|(path, ..)| path.as_os_str().as_bytes().to_vec())
+        .collect();
+    let filters = filters_of(|operation| store.shadow.git(operation), &names).await?;
+    let is_large = |path: &Path| {
+        let filter = filters.get(path.as_os_str().as_bytes());
+        filter.is_some_and(|filter| filter == FILTER)
+    };
+    let files: Vec<_> = files
+        .into_iter()
+        .filter(|(path, ..)| is_large(path))
+        .map(|(path, content, executable)| (index.get(&path), path, content, executable))
+        .collect();
+    if files.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let (root, git_dir) = (repository.root().to_owned(), store.shadow.git_dir().to_owned());
+    blocking("looking at files of Git LFS", move || {
+        let objects = Repository::open_bare(&git_dir).map_err(GitError::library("open a git directory"))?;
+        let library = || GitError::library("store a file of Git LFS");
+        let mut entries = HashMap::new();
+        for (indexed, path, digest, executable) in files {
+            let full = root.join(&path);
+            let content = std::fs::read(&full).map_err(GitError::io("read", &full))?;
+            if Digest::of(&content) != digest {
+                return Err(GitError::NotTaken { path: shown(&path) });
+            }
+            let as_it_is = git2::Oid::hash_object(git2::ObjectType::Blob, &content).map_err(library())?;
+            let before = match indexed {
+                Some(Indexed::Entry(entry)) => Some(entry.id),
+                Some(Indexed::Unmerged) | None => None,
+            };
+            let known = before.filter(|before| {
+                let text = objects.find_blob(*before);
+                *before == as_it_is
+                    || text.is_ok_and(|text| Pointer::read(text.content()).is_some_and(|it| it.is_of(&content)))
+            });
+            let id = match (known, stored_as(&content)) {
+                (Some(known), _) => known,
+                (None, Some(pointer)) => objects.blob(pointer.to_text().as_bytes()).map_err(library())?,
+                (None, None) => objects.blob(&content).map_err(library())?,
+            };
+            entries.insert(path, Entry::file(id, executable));
+        }
+        Ok(entries)
+    })
+    .await
 }

@@ -12,6 +12,7 @@ use super::merge_tree::{Conflict, ConflictKind, Landed, TreeMerge};
 use super::tree::{Entry, replaced};
 use super::{LandingError, Obstacle, ObstacleKind};
 use crate::error::{GitError, blocking};
+use crate::large::Pointer;
 use crate::user_repo::UserShadow;
 
 /// The tree in which the result's side wins every conflict.
@@ -150,5 +151,7 @@ fn texts(repository: &Repository, entries: [Entry; 3]) -> Result<Option<[Blob<'_
     }
     let [one, two, three] = entries.map(|entry| repository.find_blob(entry.id));
     let blobs = [one?, two?, three?];
-    Ok((!blobs.iter().any(Blob::is_binary)).then_some(blobs))
+    // A pointer has the size of its content, and not a line of another.
+    let is_whole = |blob: &Blob<'_>| blob.is_binary() || Pointer::read(blob.content()).is_some();
+    Ok((!blobs.iter().any(is_whole)).then_some(blobs))
 }

@@ -14,6 +14,7 @@ use kage_core::id::Oid;
 use super::files::{Target, read_own};
 use super::{LandingError, Obstacle, ObstacleKind, shown};
 use crate::error::{GitError, blocking};
+use crate::large::FILTER;
 use crate::snapshot::filters_of;
 use crate::user_repo::{UserRepo, UserShadow};
 
@@ -171,7 +172,8 @@ pub(super) async fn check_paths(
         .collect();
     let filters = filters_of(|operation| store.shadow.git(operation), &paths).await?;
     for (path, filter) in filters {
-        if repository.has_filter(&filter) {
+        // Files of Git LFS are pointers in trees by now.
+        if filter != FILTER && repository.has_filter(&filter) {
             obstacles.push(Obstacle {
                 path: String::from_utf8_lossy(&path).into_owned(),
                 reason: "it goes through a filter program, which is not run",

@@ -22,6 +22,7 @@ use crate::checkpoint::LockedWorktree;
 use crate::durable::{MOST_ONE_BY_ONE, flush_all, flush_file_system};
 use crate::error::GitError;
 use crate::known::{Difference, KnownEntry, KnownFolder, Stats};
+use crate::large::{Filled, FilledFiles};
 use crate::objects::{Objects, Unflushed};
 use crate::removal::remove_folder;
 
@@ -48,13 +49,19 @@ struct Step {
     number: usize,
     path: PathBuf,
     difference: Difference,
+    /// What may be there in place of a pointer.
+    large: Option<Filled>,
 }
 
 impl Step {
     /// Whether a checkpoint has exactly `there` at the path.
     fn expects(&self, there: &KnownEntry) -> bool {
-        let known = [self.difference.before, self.difference.after];
-        known.iter().flatten().any(|entry| entry.is_same(there))
+        let mut known = [self.difference.before, self.difference.after].into_iter().flatten();
+        known.any(|entry| {
+            let content = self.large.filter(|large| large.pointer == entry.id);
+            let as_content = content.map(|large| KnownEntry::new(entry.mode, large.content));
+            entry.is_same(there) || as_content.is_some_and(|entry| entry.is_same(there))
+        })
     }
 }
 
@@ -67,6 +74,7 @@ pub(super) struct Apply<'a> {
     journal: &'a Journal,
     beneath: Beneath,
     steps: Steps,
+    large: FilledFiles,
     /// Whether some of it may have been done already.
     resumed: bool,
     parts: PathBuf,
@@ -92,6 +100,7 @@ impl<'a> Apply<'a> {
             journal,
             beneath: Beneath::open(&worktree.root).map_err(GitError::io("open", &worktree.root))?,
             steps,
+            large: worktree.large()?,
             resumed: false,
             parts: worktree.private("parts"),
             ready: worktree.private("ready"),
@@ -156,6 +165,7 @@ impl<'a> Apply<'a> {
                 number,
                 path: path.clone(),
                 difference: *difference,
+                large: self.large.get(path).copied(),
             })
             .collect()
     }

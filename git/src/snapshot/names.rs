@@ -14,9 +14,11 @@ use std::path::Path;
 use git2::{Commit, Repository, Signature, Time};
 use kage_core::id::Oid;
 
+use super::large::FoundLarge;
 use super::submodules::FoundSubmodule;
 use crate::command::parse_oid;
 use crate::error::{GitError, blocking};
+use crate::large::{LARGE, entry_of, to_text as large_to_text};
 use crate::names::{
     MAX_BRANCHES, MAX_TAG_BYTES, MAX_TAGS, MAX_TAGS_BYTES, NAMES, Names, TAGS, Target, commit_of_tag,
     is_head_of_remote, print_tags, tag_objects,
@@ -54,21 +56,22 @@ pub(super) async fn list(repository: &UserRepo, head: &Oid) -> Result<ListedName
     Ok(ListedNames { names, tags, left_out })
 }
 
-/// Makes the commit with the names and the submodules. `None`: there is nothing of either. The same
+/// Makes the commit with the names, the submodules and the large files. `None`: there is nothing of any. The same
 /// ones have the same commit at the same HEAD, at any time.
 pub(super) async fn keep(
     shadow: &Shadow,
     head: &Oid,
     listed: ListedNames,
     submodules: Vec<FoundSubmodule>,
+    large: FoundLarge,
 ) -> Result<Option<Oid>, GitError> {
     let ListedNames { names, tags, .. } = listed;
-    if names.is_empty() && submodules.is_empty() {
+    if names.is_empty() && submodules.is_empty() && large.files.is_empty() {
         return Ok(None);
     }
     let (git_dir, head) = (shadow.git_dir().to_owned(), id_of(head)?);
     let made = blocking("keeping the names of a repository", move || {
-        commit(&git_dir, head, &names, &tags, &submodules)
+        commit(&git_dir, head, &names, &tags, (&submodules, &large))
     });
     oid_of(made.await?).map(Some)
 }
@@ -279,13 +282,13 @@ async fn add_branches(
     Ok(left_out)
 }
 
-/// Writes the names, and the objects of tags and the submodules into commits below them.
+/// Writes the names, and the objects of tags, the submodules and the large files into commits below them.
 fn commit(
     git_dir: &Path,
     head: git2::Oid,
     names: &Names,
     tags: &BTreeMap<Oid, Vec<u8>>,
-    submodules: &[FoundSubmodule],
+    (submodules, large): (&[FoundSubmodule], &FoundLarge),
 ) -> Result<git2::Oid, GitError> {
     let library = || GitError::library("keep the names of a repository");
     let repository = Repository::open_bare(git_dir).map_err(library())?;
@@ -318,6 +321,13 @@ fn commit(
             entries.push((files, id_of(&each.tree)?, mode::FOLDER));
             entries.push(file(&object, &each.content)?);
         }
+        below.push(commit(entries, &[])?);
+    }
+    if !large.files.is_empty() {
+        let text = large_to_text(large.files.iter().map(|(path, digest)| (digest, path.as_slice())));
+        let mut entries = vec![file(LARGE, &text)?];
+        let contents = large.contents.iter();
+        entries.extend(contents.map(|(digest, blob)| (entry_of(digest), *blob, mode::FILE)));
         below.push(commit(entries, &[])?);
     }
     let head = repository.find_commit(head).map_err(library())?;

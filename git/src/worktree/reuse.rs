@@ -18,8 +18,12 @@ use std::path::{Path, PathBuf};
 
 use git2::Repository;
 use kage_core::id::Oid;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
+use crate::beneath::{Beneath, Parent};
 use crate::error::{GitError, blocking};
+use crate::large::{self, FilledFiles};
 use crate::lock;
 use crate::mirror::Mirror;
 use crate::objects::id_of;
@@ -91,6 +95,7 @@ impl Worktree {
             folder: folder.to_owned(),
             commit: commit.clone(),
         };
+        let large = large::filled(&Shadow::new(&private, &real, None))?;
         blocking("setting a worktree aside", move || {
             fs::create_dir_all(&aside.folder).map_err(GitError::io("create", &aside.folder))?;
             let note = aside.folder.join("commit");
@@ -99,6 +104,7 @@ impl Worktree {
             let files = aside.files();
             fs::rename(&real, &files).map_err(GitError::io("move", &real))?;
             let index = private.join("index");
+            remove_contents(&files, &large)?;
             remove_extras(&files, &index, usual)?;
             fs::rename(&index, aside.index()).map_err(GitError::io("move", &index))?;
             remove_folder(&private)?;
@@ -143,6 +149,23 @@ impl Worktree {
         worktree.check_out().await?;
         Ok(Some(worktree))
     }
+}
+
+/// Deletes the files that have a content in place of a pointer, whatever they are by now: git takes the
+/// content for what its index says, and the next commit may have the pointer alone.
+fn remove_contents(root: &Path, large: &FilledFiles) -> Result<(), GitError> {
+    let beneath = Beneath::open(root).map_err(GitError::io("open", root))?;
+    for path in large.keys() {
+        let failed = |error| GitError::io("delete", &root.join(path))(error);
+        if let Parent::Open(folder, name) = beneath.parent(path, false).map_err(failed)? {
+            match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+                // A folder is deleted as what the commit does not have.
+                Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::PERM | Errno::ACCESS) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether git treats files of the same content alike in both commits: no `.gitattributes` differs.

@@ -5,6 +5,8 @@
 //! kage-git-step checkpoint MIRROR WORKTREE BASE
 //! kage-git-step restore    MIRROR WORKTREE BASE TARGET
 //! kage-git-step session    REPOSITORY FOLDER
+//! kage-git-step land       HOW REPOSITORY MIRROR BASE RESULT
+//! kage-git-step lfs        clean|smudge|process  (a stand-in for git-lfs)
 //! kage-git-step hold       MIRROR                (prints a line, ends when its input does)
 //! kage-git-step twice                            (prints git's version, and again when its input ends)
 //! ```
@@ -18,10 +20,14 @@ use std::process::ExitCode;
 use kage_core::id::Oid;
 use kage_core::protect::Protection;
 use kage_core::task::VerifyPolicy;
-use kage_git::landing::{LandingMessage, Strategy, plan_apply, plan_merge};
+use kage_git::landing::{
+    Branch, LandingError, LandingMessage, Onto, Strategy, plan_apply, plan_merge, plan_merge_into,
+};
 use kage_git::restore::{Foreign, RestoreOptions};
 use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
+
+mod lfs;
 
 fn main() -> ExitCode {
     // The runtime panics when a fault hits its own system calls, and would wait for ever.
@@ -41,6 +47,10 @@ fn main() -> ExitCode {
             ["hold", mirror] => hold(mirror).await,
             ["twice"] => twice().await,
             ["session", repository, folder] => session(Path::new(repository), Path::new(folder)).await,
+            ["land", how, repository, mirror, base, result] => {
+                land(how, Path::new(repository), mirror, &base.parse()?, &result.parse()?).await
+            }
+            ["lfs", what, ..] => Ok(lfs::run(what)?),
             _ => Err("unknown arguments".into()),
         }
     });
@@ -75,6 +85,45 @@ async fn restore(mirror: &str, worktree: &str, base: &Oid, target: &Oid) -> Resu
     };
     worktree.restore(target, &options).await?;
     Ok(())
+}
+
+/// Lands a result as the person would: `apply`, `merge`, `theirs` or `into:BRANCH`. Prints what became of it.
+async fn land(how: &str, repository: &Path, mirror: &str, base: &Oid, result: &Oid) -> Result<(), Box<dyn Error>> {
+    let repository = UserRepo::discover(repository).await?;
+    let mirror = Mirror::open_or_init(mirror).await?;
+    let message = LandingMessage {
+        subject: "change".to_owned(),
+        merge_subject: "merge".to_owned(),
+        body: "by a session\n".to_owned(),
+    };
+    let strategy = match how {
+        "theirs" => Strategy::Theirs,
+        _ => Strategy::Auto,
+    };
+    let told = match how.strip_prefix("into:") {
+        _ if how == "apply" => {
+            let plan = plan_apply(&repository, &mirror, base, result).await.map_err(told)?;
+            plan.execute().await.map_err(told)?;
+            "Applied".to_owned()
+        }
+        Some(branch) => {
+            let (branch, start) = (Branch::parse(branch)?, None);
+            let onto = Onto { branch, start };
+            let plan = plan_merge_into(&repository, &mirror, base, result, strategy, &message, &onto).await;
+            format!("{:?}", plan.map_err(told)?.execute().await.map_err(told)?)
+        }
+        None => {
+            let plan = plan_merge(&repository, &mirror, base, result, strategy, &message).await;
+            format!("{:?}", plan.map_err(told)?.execute().await.map_err(told)?)
+        }
+    };
+    writeln!(std::io::stdout(), "{told}")?;
+    Ok(())
+}
+
+/// The paths of a refusal, too.
+fn told(error: LandingError) -> Box<dyn Error> {
+    format!("{error:?}").into()
 }
 
 async fn hold(mirror: &str) -> Result<(), Box<dyn Error>> {

@@ -21,6 +21,7 @@ mod landings_hooks;
 mod landings_onto;
 mod landings_random;
 mod landings_states;
+mod large;
 mod leftovers;
 mod lineage;
 mod names;

@@ -207,6 +207,12 @@ async fn what_cannot_be_sent_whole_is_refused() {
     );
 }
 
+/// What Git LFS stores of a file that is nowhere.
+fn lfs_pointer() -> String {
+    let digest = "0".repeat(64);
+    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize 12\n")
+}
+
 #[tokio::test]
 async fn filters_are_not_run_and_submodules_are_told() {
     let sandbox = Sandbox::new();
@@ -218,7 +224,7 @@ async fn filters_are_not_run_and_submodules_are_told() {
         ],
     );
     write(&source.join("secret.enc"), "cipher\n");
-    write(&source.join("big.bin"), "pointer\n");
+    write(&source.join("big.bin"), lfs_pointer());
     sandbox.commit(&source, "filtered");
     let inner = sandbox.repository("inner", &[("i", "i\n")]);
     let allow = "protocol.file.allow=always";
@@ -234,9 +240,11 @@ async fn filters_are_not_run_and_submodules_are_told() {
     assert_eq!(
         snapshot.warnings,
         [
-            Warning::LargeFilePointers { count: 1 },
             Warning::Submodules {
                 paths: vec!["sub".to_owned()]
+            },
+            Warning::LargeFilePointers {
+                paths: vec!["big.bin".to_owned()]
             },
         ]
     );
@@ -269,7 +277,8 @@ async fn a_line_break_in_the_path_of_a_repository_is_what_is_complained_about() 
 async fn an_index_in_two_files_is_read_as_one_in_one() {
     let sandbox = Sandbox::new();
     let attributes = ("inner/.gitattributes", "*.bin filter=lfs\n");
-    let source = sandbox.repository("source", &[("a", "a\n"), ("inner/big.bin", "pointer\n"), attributes]);
+    let pointer = lfs_pointer();
+    let source = sandbox.repository("source", &[("a", "a\n"), ("inner/big.bin", &pointer), attributes]);
     sandbox.git(&source, &["update-index", "--split-index"]);
     write(&source.join("staged"), "s\n");
     sandbox.git(&source, &["add", "staged"]);
@@ -277,7 +286,8 @@ async fn an_index_in_two_files_is_read_as_one_in_one() {
     let before = fingerprint(&source);
     let snapshot = take(&source, &SnapshotOptions::default()).await.unwrap();
     assert_eq!(fingerprint(&source), before);
-    assert_eq!(snapshot.warnings, [Warning::LargeFilePointers { count: 1 }]);
+    let paths = vec!["inner/big.bin".to_owned()];
+    assert_eq!(snapshot.warnings, [Warning::LargeFilePointers { paths }]);
     let tree = pushed(&sandbox, &snapshot).await;
     assert_eq!(
         tree,

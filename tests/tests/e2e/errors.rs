@@ -158,7 +158,7 @@ async fn a_dirty_submodule_is_named_and_left_alone() {
 }
 
 #[tokio::test]
-async fn files_of_lfs_go_as_pointers_and_are_counted() {
+async fn files_of_lfs_that_are_not_here_are_named() {
     let (person, repo) = shared("lfs");
     repo.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
     let pointer = format!(
@@ -170,7 +170,11 @@ async fn files_of_lfs_go_as_pointers_and_are_counted() {
     let run = person
         .kage(repo.path(), &["run", "x", "--with", "fixer", "--verify", VERIFY])
         .await;
-    check(&run, 0, &["pointer files in place of 1 large files (git-lfs)"]);
+    check(
+        &run,
+        0,
+        &["1 LFS file is a pointer in sessions", "data.bin", "git lfs pull"],
+    );
 }
 
 #[tokio::test]

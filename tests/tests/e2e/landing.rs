@@ -254,3 +254,85 @@ async fn results_are_compared_tried_and_landed_in_part_and_every_step_is_undone(
     let made = repo.git(&["for-each-ref", "--format=%(contents:subject)", "refs/heads/kage"]);
     assert_eq!(made, "Merge result of small: Mend the sum!\n");
 }
+
+/// Stands in for git-lfs.
+const GIT_LFS: &str = r#"
+objects=$(git rev-parse --git-common-dir)/lfs/objects
+case $1 in
+install)
+    git config --global filter.lfs.clean 'git-lfs clean -- %f'
+    git config --global filter.lfs.smudge 'git-lfs smudge -- %f'
+    git config --global filter.lfs.required true ;;
+clean)
+    part=$(mktemp) && cat >"$part"
+    id=$(sha256sum <"$part" | cut -c1-64)
+    place=$objects/$(echo "$id" | cut -c1-2)/$(echo "$id" | cut -c3-4)
+    printf 'version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %s\n' "$id" $(wc -c <"$part")
+    mkdir -p "$place" && mv "$part" "$place/$id" ;;
+smudge) cat ;;
+esac"#;
+
+#[tokio::test]
+async fn a_file_of_lfs_goes_to_a_session_and_comes_back_as_a_pointer() {
+    let person = Person::new();
+    person.adapter(
+        "large",
+        "cat >/dev/null; wc -c <a.bin | tr -d ' ' >size; echo 'a new content' >new.bin",
+    );
+    let repo = Repo::sample(&person.path("repo"));
+    let content = "what is large\n".repeat(100);
+    let digest = kage_core::id::Digest::of(content.as_bytes());
+    repo.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    let pointer =
+        |digest: &str, size| format!("version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n");
+    repo.write("a.bin", &pointer(digest.as_str(), content.len()));
+    repo.commit("a large file");
+    let place = format!(
+        ".git/lfs/objects/{}/{}/{digest}",
+        &digest.as_str()[..2],
+        &digest.as_str()[2..4]
+    );
+    repo.write(&place, &content);
+    let run = kage(&person, &repo, &["run", "x", "--with", "large"]).await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    assert!(!run.err.contains("LFS"), "{run:#?}");
+    let merge = ["merge", "--session", "large", "--unverified"];
+    let refused = kage(&person, &repo, &merge).await;
+    assert_eq!(refused.code, 2, "{refused:#?}");
+    for words in ["new.bin: Git LFS stores it", "git lfs install && kage merge"] {
+        assert!(refused.err.contains(words), "{words:?} is not in {refused:#?}");
+    }
+    script(&person.path("bin/git-lfs"), GIT_LFS);
+    let named = refused
+        .err
+        .split('`')
+        .find(|part| part.contains("lfs install"))
+        .unwrap();
+    let (install, again) = named.split_once(" && kage ").unwrap();
+    let path = std::env::join_paths([person.path("bin"), "/usr/bin".into(), "/bin".into()]).unwrap();
+    let install = install.strip_prefix("git ").unwrap().split(' ');
+    let mut install_lfs = tokio::process::Command::new("git");
+    install_lfs
+        .args(install)
+        .current_dir(repo.path())
+        .env("HOME", person.path(""))
+        .env("PATH", path);
+    install_lfs.env("XDG_CONFIG_HOME", person.path("config"));
+    assert!(install_lfs.status().await.unwrap().success());
+    let again: Vec<&str> = again.split(' ').collect();
+    let merged = kage(&person, &repo, &again).await;
+    assert_eq!(merged.code, 0, "{merged:#?}");
+    assert_eq!(repo.git(&["show", "HEAD:size"]), "1400\n");
+    let new = kage_core::id::Digest::of(b"a new content\n");
+    assert_eq!(repo.git(&["show", "HEAD:new.bin"]), pointer(new.as_str(), 14));
+    assert_eq!(
+        repo.git(&["show", "HEAD:a.bin"]),
+        pointer(digest.as_str(), content.len())
+    );
+    assert_eq!(
+        std::fs::read_to_string(repo.path().join("new.bin")).unwrap(),
+        "a new content\n"
+    );
+    let kept = format!(".git/lfs/objects/{}/{}/{new}", &new.as_str()[..2], &new.as_str()[2..4]);
+    assert!(repo.path().join(kept).is_file());
+}

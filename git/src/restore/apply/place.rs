@@ -158,6 +158,7 @@ impl Apply<'_> {
             number,
             path,
             difference,
+            ..
         } = step;
         let full = self.worktree.root.join(path);
         let is_submodule = difference.after.is_some_and(|after| after.mode == mode::SUBMODULE);
