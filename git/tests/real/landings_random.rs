@@ -2,10 +2,12 @@
 //! cherry-pick of the result, which merges the same three trees, in another repository. If that is
 //! clean and no uncommitted work is in the way, exactly its tree is landed, in commits of HEAD and
 //! ours only, and what was staged stays staged. Otherwise nothing changes, and the paths are named.
-//! What git itself would land in the person's folder is refused in one case only: where it would
-//! write a file again that the person removed. A case needs some 40 processes, so a quarter of
+//! What git itself would land in the person's folder is refused in two cases only, and seldom: where it
+//! would write a file again that the person removed, and where a submodule changes; the command that Kage
+//! names then works. The repository has any shape that people's have. A case needs some 40 processes, so a quarter of
 //! `PROPTEST_CASES` is run.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -14,7 +16,9 @@ use std::process::Command;
 
 use git2::{Repository, Signature, Time};
 use kage_core::id::Oid;
-use kage_git::landing::{LandingError, MergeEnd, Merged, Strategy as Landing, plan_apply, plan_merge};
+use kage_git::landing::{
+    LandingError, LandingMessage, MergeEnd, Merged, Obstacle, Strategy as Landing, plan_apply, plan_merge,
+};
 use kage_git::{Mirror, UserRepo};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,7 +28,7 @@ use crate::sandbox::{Sandbox, fingerprint, message, write};
 
 mod edits;
 
-use edits::{Edit, File, Files, PATHS, bytes, changed, edit, start};
+use edits::{Edit, File, Files, MODULE, PATHS, bytes, changed, edit, start};
 
 /// What happened to the person's uncommitted work after the task began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +38,36 @@ enum Since {
     Gone,
 }
 
+/// What kind of repository the person has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Plain,
+    /// Its index is in two files.
+    Split,
+    /// Some files are not on the disk.
+    Sparse,
+    /// Its history is cut off.
+    Shallow,
+    /// A working tree that `git worktree add` made.
+    Linked,
+    /// It has a submodule, which is not checked out.
+    Module,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    prop_oneof![
+        3 => Just(Shape::Plain),
+        1 => Just(Shape::Split),
+        1 => Just(Shape::Sparse),
+        1 => Just(Shape::Shallow),
+        1 => Just(Shape::Linked),
+        1 => Just(Shape::Module),
+    ]
+}
+
 #[derive(Debug, Clone)]
 struct Case {
+    shape: Shape,
     uncommitted: Vec<Edit>,
     session: Vec<Edit>,
     since: Since,
@@ -57,6 +89,7 @@ fn case() -> impl Strategy<Value = Case> {
     let paths = || vec(0..PATHS.len(), 0..3);
     let of_session = vec(edit(), 0..5);
     (
+        shape(),
         few(4),
         of_session,
         since,
@@ -67,15 +100,20 @@ fn case() -> impl Strategy<Value = Case> {
         paths(),
     )
         .prop_map(
-            |(uncommitted, session, since, mine, amended, dirty, staged, ignored)| Case {
-                uncommitted,
-                session,
-                since,
-                mine,
-                amended,
-                dirty,
-                staged,
-                ignored,
+            |(shape, mut uncommitted, session, since, mine, amended, mut dirty, staged, ignored)| {
+                uncommitted.retain(Edit::is_of_disk);
+                dirty.retain(Edit::is_of_disk);
+                Case {
+                    shape,
+                    uncommitted,
+                    session,
+                    since,
+                    mine,
+                    amended,
+                    dirty,
+                    staged,
+                    ignored,
+                }
             },
         )
 }
@@ -86,6 +124,8 @@ struct World {
     person: PathBuf,
     judge: PathBuf,
     mirror: Mirror,
+    /// Where git itself would land it, and Kage does not.
+    refused: Cell<u32>,
 }
 
 /// The commits of one case, and the files on the disk.
@@ -108,18 +148,41 @@ impl World {
             person,
             judge,
             mirror,
+            refused: Cell::new(0),
         }
+    }
+
+    /// The repository that has the person's branches and objects.
+    fn home(&self, shape: Shape) -> PathBuf {
+        match shape {
+            Shape::Linked => self.sandbox.path("home-of-it"),
+            _ => self.person.clone(),
+        }
+    }
+
+    /// Every file of the person's.
+    fn prints(&self) -> Vec<(PathBuf, u32, Vec<u8>)> {
+        let home = self.sandbox.path("home-of-it");
+        let mut all = fingerprint(&self.person);
+        if home.exists() {
+            all.extend(fingerprint(&home));
+        }
+        all
     }
 
     fn commit(&self, repository: &Path, files: &Files, parents: &[&Oid]) -> Oid {
         let repository = Repository::open(repository).unwrap();
         let mut index = git2::Index::new().unwrap();
         for (path, file) in files {
-            let id = repository.blob(&bytes(file)).unwrap();
+            let id = match file {
+                File::Module(number) => git2::Oid::from_str(&format!("{number:040x}")).unwrap(),
+                File::Text(..) | File::Link(_) => repository.blob(&bytes(file)).unwrap(),
+            };
             let mode = match file {
                 File::Text(_, false) => 0o100_644,
                 File::Text(_, true) => 0o100_755,
                 File::Link(_) => 0o120_000,
+                File::Module(_) => 0o160_000,
             };
             let none = git2::IndexTime::new(0, 0);
             let entry = git2::IndexEntry {
@@ -154,14 +217,23 @@ impl World {
     }
 
     fn stage(&self, case: &Case) -> Scene {
-        if self.person.exists() {
-            fs::remove_dir_all(&self.person).unwrap();
+        for folder in [self.person.clone(), self.sandbox.path("home-of-it")] {
+            if folder.exists() {
+                fs::remove_dir_all(&folder).unwrap();
+            }
         }
-        let repository = Repository::init(&self.person).unwrap();
+        let home = self.home(case.shape);
+        let repository = Repository::init(&home).unwrap();
         let (person, mirror) = (self.person.as_path(), self.mirror.path());
-        let first = start();
-        let began = self.commit(person, &first, &[]);
-        self.commit(mirror, &first, &[]);
+        let first = start(case.shape == Shape::Module);
+        let began = [home.as_path(), mirror].map(|place| {
+            let older = self.commit(place, &Files::new(), &[]);
+            self.commit(place, &first, &[&older])
+        });
+        let [began, _] = began;
+        if case.shape == Shape::Shallow {
+            write(&home.join(".git/shallow"), format!("{began}\n"));
+        }
         let base_files = changed(&first, &case.uncommitted);
         let base = if base_files == first {
             began.clone()
@@ -177,14 +249,32 @@ impl World {
         let head_files = changed(ground, &case.mine);
         let head = match (head_files == first, case.amended) {
             (true, false) => began,
-            (_, true) => self.commit(person, &head_files, &[]),
-            (false, false) => self.commit(person, &head_files, &[&began]),
+            (_, true) => self.commit(&home, &head_files, &[]),
+            (false, false) => self.commit(&home, &head_files, &[&began]),
         };
         let id = git2::Oid::from_str(head.as_str()).unwrap();
         repository.reference("refs/heads/master", id, true, "made").unwrap();
-        repository.set_head("refs/heads/master").unwrap();
+        if case.shape == Shape::Linked {
+            repository.set_head("refs/heads/elsewhere").unwrap();
+            let add = [
+                "worktree",
+                "add",
+                "-q",
+                "--no-checkout",
+                person.to_str().unwrap(),
+                "master",
+            ];
+            self.sandbox.git(&home, &add);
+        } else {
+            repository.set_head("refs/heads/master").unwrap();
+        }
+        let repository = Repository::open(person).unwrap();
         let mut force = git2::build::CheckoutBuilder::new();
         repository.checkout_head(Some(force.force())).unwrap();
+        if case.shape == Shape::Sparse {
+            let set = ["sparse-checkout", "set", "--no-cone", "/*", "!/s/"];
+            self.sandbox.git(person, &set);
+        }
         let kept = if case.since == Since::Kept {
             case.uncommitted.as_slice()
         } else {
@@ -209,15 +299,19 @@ impl World {
                     fs::create_dir_all(full.parent().unwrap()).unwrap();
                     symlink(to, &full).unwrap();
                 }
+                File::Module(_) => unreachable!("it has no content"),
             }
         }
         let ignored: String = case.ignored.iter().map(|path| format!("/{}\n", PATHS[*path])).collect();
-        write(&person.join(".git/info/exclude"), ignored);
+        write(&home.join(".git/info/exclude"), ignored);
         for path in &case.staged {
             // A path that is nowhere is refused.
             self.sandbox
                 .try_git(person, &["add", "-A", "-f", "--", PATHS[*path]])
                 .ok();
+        }
+        if case.shape == Shape::Split {
+            self.sandbox.git(person, &["update-index", "--split-index"]);
         }
         Scene {
             base,
@@ -229,9 +323,12 @@ impl World {
     }
 
     /// The tree that git makes of the result on top of these files; `None` = it conflicts.
-    fn judged(&self, scene: &Scene, ours: &Files) -> Option<String> {
+    fn judged(&self, shape: Shape, scene: &Scene, ours: &Files) -> Option<String> {
         let store = self.judge.join(".git/objects/info/alternates");
-        let stores = [self.mirror.path().join("objects"), self.person.join(".git/objects")];
+        let stores = [
+            self.mirror.path().join("objects"),
+            self.home(shape).join(".git/objects"),
+        ];
         let text: String = stores.iter().map(|it| format!("{}\n", it.display())).collect();
         fs::write(store, text).unwrap();
         let ours = self.commit(&self.judge, ours, &[]);
@@ -286,10 +383,12 @@ impl World {
             for entry in fs::read_dir(&folder).unwrap() {
                 let full = entry.unwrap().path();
                 let meta = fs::symlink_metadata(&full).unwrap();
+                // It is a file in a working tree that is linked.
+                if full.ends_with(".git") {
+                    continue;
+                }
                 if meta.is_dir() {
-                    if !full.ends_with(".git") {
-                        folders.push(full);
-                    }
+                    folders.push(full);
                     continue;
                 }
                 let (mode, content) = if meta.is_symlink() {
@@ -310,8 +409,8 @@ impl World {
 
     async fn merges(&self, case: &Case) {
         let scene = self.stage(case);
-        let judged = self.judged(&scene, &scene.head_files);
-        let before = (fingerprint(&self.person), self.disk());
+        let judged = self.judged(case.shape, &scene, &scene.head_files);
+        let before = (self.prints(), self.disk());
         let repository = UserRepo::discover(&self.person).await.unwrap();
         let message = message();
         let (base, result) = (&scene.base, &scene.result);
@@ -319,11 +418,16 @@ impl World {
         let ours = self.sandbox.git(&self.person, &["rev-parse", "HEAD^{tree}"]);
         let Some(tree) = judged else {
             assert!(matches!(planned, Err(LandingError::Conflicts { .. })), "{planned:?}");
-            assert_eq!(fingerprint(&self.person), before.0);
+            assert_eq!(self.prints(), before.0);
             return;
         };
         if tree == ours {
             assert_eq!(planned.unwrap().end(), MergeEnd::AlreadyThere);
+            return;
+        }
+        if let Err(LandingError::Unsupported { paths }) = &planned {
+            assert_eq!(self.prints(), before.0);
+            self.by_git(case, &scene, paths);
             return;
         }
         let (old, new) = (self.files(&ours), self.files(&tree));
@@ -355,20 +459,26 @@ impl World {
             .iter()
             .any(|path| staged_before.lines().any(|line| line.ends_with(path.as_str())));
         let plan = match planned {
-            Err(LandingError::Dirty { paths, .. }) => {
+            Err(LandingError::Dirty { paths, fits_back }) => {
                 assert!(near || in_the_index || !in_the_way.is_empty(), "{paths:?}");
                 let named: Vec<&str> = paths.iter().map(|it| it.path.as_str()).collect();
                 assert!(
                     in_the_way.iter().all(|path| named.contains(&path.as_str())),
                     "{named:?} {in_the_way:?}"
                 );
-                assert_eq!(fingerprint(&self.person), before.0);
+                assert_eq!(self.prints(), before.0);
                 // git would write files again that the person removed without telling it.
                 let removed = |path: &str| scene.head_files.contains_key(path) && !scene.disk.contains_key(path);
+                // A copy of a working tree that is linked would be the same one.
+                let git_would = case.shape != Shape::Linked && self.git_would(&tree);
                 assert!(
-                    named.iter().any(|path| removed(path)) || !self.git_would(&tree),
+                    named.iter().any(|path| removed(path)) || !git_would,
                     "git lands it: {named:?}"
                 );
+                self.refused.set(self.refused.get() + u32::from(git_would));
+                if fits_back {
+                    self.put_aside(&scene, &named, &message).await;
+                }
                 return;
             }
             other => other.unwrap(),
@@ -416,7 +526,9 @@ impl World {
             assert_eq!(after.get(path), before.1.get(path), "{path}");
         }
         for path in touched {
-            assert_eq!(after.get(path), new.get(path), "{path}");
+            let is_apart = case.shape == Shape::Sparse && path.starts_with("s/");
+            let expected = new.get(path).filter(|(kind, _)| !is_apart && kind != "160000");
+            assert_eq!(after.get(path), expected, "{path}");
         }
         let objects = self
             .sandbox
@@ -431,8 +543,8 @@ impl World {
 
     async fn applies(&self, case: &Case) {
         let scene = self.stage(case);
-        let judged = self.judged(&scene, &scene.disk);
-        let before = fingerprint(&self.person);
+        let judged = self.judged(case.shape, &scene, &scene.disk);
+        let before = self.prints();
         let repository = UserRepo::discover(&self.person).await.unwrap();
         let planned = plan_apply(&repository, &self.mirror, &scene.base, &scene.result).await;
         let Some(tree) = judged else {
@@ -440,13 +552,55 @@ impl World {
                 panic!("{planned:?}");
             };
             assert!(!conflicts.is_empty());
-            assert_eq!(fingerprint(&self.person), before);
+            assert_eq!(self.prints(), before);
             return;
         };
-        let git_dir = fingerprint(&self.person.join(".git"));
+        if let Err(LandingError::Unsupported { paths }) = &planned {
+            assert_eq!(self.prints(), before);
+            assert!(paths.iter().all(|it| it.path == MODULE), "{paths:?}");
+            return;
+        }
+        let git_dir = fingerprint(&self.home(case.shape).join(".git"));
         planned.unwrap().execute().await.unwrap();
-        assert_eq!(self.disk(), self.files(&tree));
-        assert_eq!(fingerprint(&self.person.join(".git")), git_dir);
+        let mut expected = self.files(&tree);
+        expected.retain(|_, (kind, _)| kind != "160000");
+        if case.shape == Shape::Sparse {
+            // What is not on the disk and does not change stays so.
+            let ours = self.commit(&self.judge, &scene.disk, &[]);
+            let ours = self.files(ours.as_str());
+            expected.retain(|path, file| !path.starts_with("s/") || ours.get(path) != Some(file));
+        }
+        assert_eq!(self.disk(), expected);
+        assert_eq!(fingerprint(&self.home(case.shape).join(".git")), git_dir);
+    }
+
+    /// A result that changes a submodule is the one that Kage leaves to git: the command that it names
+    /// brings it in.
+    fn by_git(&self, case: &Case, scene: &Scene, paths: &[Obstacle]) {
+        assert!(paths.iter().all(|it| it.path == MODULE), "{paths:?}");
+        self.refused.set(self.refused.get() + 1);
+        if scene.disk != scene.head_files || !case.staged.is_empty() {
+            return;
+        }
+        let (base, result) = (scene.base.as_str(), scene.result.as_str());
+        let change = self
+            .sandbox
+            .git(&self.judge, &["diff", "--binary", "--full-index", base, result]);
+        let apply = ["apply", "--3way", "--whitespace=nowarn"];
+        self.sandbox
+            .git_with_input(&self.person, &apply, format!("{change}\n").as_bytes());
+    }
+
+    /// Uncommitted work in the way is put aside meanwhile, and goes back on top.
+    async fn put_aside(&self, scene: &Scene, named: &[&str], message: &LandingMessage) {
+        let literal = ["--literal-pathspecs", "stash", "push", "-q", "--"];
+        self.sandbox.git(&self.person, &[&literal[..], named].concat());
+        let repository = UserRepo::discover(&self.person).await.unwrap();
+        let (base, result) = (&scene.base, &scene.result);
+        let plan = plan_merge(&repository, &self.mirror, base, result, Landing::Auto, message).await;
+        let merged = plan.unwrap().execute().await.unwrap();
+        assert!(matches!(merged, Merged::Committed(_)), "{merged:?}");
+        self.sandbox.git(&self.person, &["stash", "pop", "-q"]);
     }
 }
 
@@ -474,4 +628,9 @@ fn what_lands_is_what_git_makes_of_the_same_three_trees() {
             Ok(())
         })
         .unwrap();
+    let (refused, most) = (world.refused.get(), (cases / 50).max(2));
+    assert!(
+        refused <= most,
+        "{refused} of {cases} cases are refused, and git lands them"
+    );
 }

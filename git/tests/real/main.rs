@@ -22,6 +22,7 @@ mod landings_onto;
 mod landings_random;
 mod landings_states;
 mod large;
+mod large_random;
 mod leftovers;
 mod lineage;
 mod names;

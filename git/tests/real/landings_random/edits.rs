@@ -10,6 +10,8 @@ pub(super) const PATHS: &[&str] = &["a", "b", "d/one", "d/two", "d/three", "e/f/
 pub(super) enum File {
     Text(Vec<u32>, bool),
     Link(String),
+    /// A submodule at a commit that is nowhere.
+    Module(u32),
 }
 
 pub(super) type Files = BTreeMap<String, File>;
@@ -24,7 +26,22 @@ pub(super) enum Edit {
     RenameFolder,
     Mode(usize),
     Link(usize),
+    /// A line of a file that some do not have on the disk.
+    Apart(usize, u32),
+    /// The submodule, where there is one: another commit, or 0 for none.
+    Module(u32),
 }
+
+impl Edit {
+    /// Whether it is one of files that are on every disk.
+    pub(super) const fn is_of_disk(&self) -> bool {
+        !matches!(self, Self::Apart(..) | Self::Module(_))
+    }
+}
+
+/// Paths that are no others' neighbours.
+pub(super) const APART: &[&str] = &["s/one", "s/two"];
+pub(super) const MODULE: &str = "sub";
 
 pub(super) fn edit() -> impl Strategy<Value = Edit> {
     let path = || 0..PATHS.len();
@@ -37,15 +54,21 @@ pub(super) fn edit() -> impl Strategy<Value = Edit> {
         1 => Just(Edit::RenameFolder),
         1 => path().prop_map(Edit::Mode),
         1 => path().prop_map(Edit::Link),
+        1 => (0..2_usize, 0..12_u32).prop_map(|(path, line)| Edit::Apart(path, line)),
+        1 => (0..12_u32).prop_map(Edit::Module),
     ]
 }
 
-pub(super) fn start() -> Files {
+pub(super) fn start(has_module: bool) -> Files {
     let file = |(number, path): (usize, &&str)| {
         let first = u32::try_from(number).unwrap() * 1000;
         ((*path).to_owned(), File::Text((first..first + 12).collect(), false))
     };
-    PATHS.iter().take(6).enumerate().map(file).collect()
+    let mut files: Files = PATHS.iter().take(6).chain(APART).enumerate().map(file).collect();
+    if has_module {
+        files.insert(MODULE.to_owned(), File::Module(99));
+    }
+    files
 }
 
 /// Puts a file at a path, and removes files that exclude it.
@@ -95,6 +118,16 @@ fn change(files: &mut Files, edit: &Edit) {
             }
         }
         Edit::Link(path) => put(files, PATHS[*path], File::Link("a".to_owned())),
+        Edit::Apart(path, line) => {
+            if let Some(File::Text(lines, _)) = files.get_mut(APART[*path]) {
+                lines[usize::try_from(*line).unwrap()] = 100 + *line;
+            }
+        }
+        Edit::Module(number) => {
+            if files.remove(MODULE).is_some() && *number > 0 {
+                files.insert(MODULE.to_owned(), File::Module(*number));
+            }
+        }
     }
 }
 
@@ -113,5 +146,6 @@ pub(super) fn bytes(file: &File) -> Vec<u8> {
             .flat_map(|line| format!("line {line}\n").into_bytes())
             .collect(),
         File::Link(to) => to.clone().into_bytes(),
+        File::Module(_) => Vec::new(),
     }
 }
