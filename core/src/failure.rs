@@ -43,12 +43,16 @@ words! {
         NoChange = "no_change" ("no change"),
         /// The files that it made are more than a result may have.
         ResultTooLarge = "result_too_large" ("result too large"),
+        /// The files that it changed have a key or another secret of its own.
+        SecretFound = "secret_found" ("secret in the files"),
         /// The adapter's program ended unexpectedly.
         AdapterCrash = "adapter_crash" ("adapter crashed"),
         /// The adapter cannot be started on this agent.
         AdapterUnavailable = "adapter_unavailable" ("adapter unavailable"),
         /// The agent's machine has no free space on a disk.
         DiskFull = "disk_full" ("disk full"),
+        /// The agent's machine could not start a program, or had no memory for it.
+        MachineBusy = "machine_busy" ("machine without room"),
         /// The command that prepares a session's worktree failed, before the session's work.
         SetupFailed = "setup_failed" ("setup failed"),
         /// The agent was lost, restarted or drained.

@@ -247,11 +247,22 @@ impl FailureTable {
     }
 }
 
-/// A failure of a machine's own files or programs; a full disk's when its words say so.
+/// Words of a system that could not make a process, or had no memory for it.
+const NO_ROOM: [&str; 2] = ["resource temporarily unavailable", "cannot allocate memory"];
+
+/// A failure of a machine's own files or programs; that of a full disk or of a machine without room
+/// when its words say so.
 #[must_use]
 pub fn local_failure(kind: FailureKind, message: String) -> Failure {
-    let full = FailureTable::builtin().kind("", &message) == Some(FailureKind::DiskFull);
-    Failure::new(if full { FailureKind::DiskFull } else { kind }, message)
+    let small = message.to_ascii_lowercase();
+    let kind = if FailureTable::builtin().kind("", &message) == Some(FailureKind::DiskFull) {
+        FailureKind::DiskFull
+    } else if NO_ROOM.iter().any(|words| small.contains(words)) {
+        FailureKind::MachineBusy
+    } else {
+        kind
+    };
+    Failure::new(kind, message)
 }
 
 /// Whether time cures it, so that a wait in its words is meaningful.
@@ -270,9 +281,11 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::TurnLimit
         | FailureKind::NoChange
         | FailureKind::ResultTooLarge
+        | FailureKind::SecretFound
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull
+        | FailureKind::MachineBusy
         | FailureKind::SetupFailed
         | FailureKind::AgentLost
         | FailureKind::BudgetExceeded

@@ -34,7 +34,8 @@ use again::Again;
 pub struct History {
     /// Attempts that ended by a failure of their own.
     pub failed: u32,
-    /// Attempts that ended because their agent was lost, restarted or drained.
+    /// Attempts that ended because their agent was lost, restarted or drained, or its machine had no
+    /// room for programs.
     pub lost: u32,
     /// Attempts that ended because a limit was used up.
     pub held: u32,
@@ -264,7 +265,7 @@ pub const MOST_JITTER: Duration = Duration::from_secs(60);
 /// Decides what to do about `failure`, which `history` already counts.
 ///
 /// A lost agent, an access token that ended and a used-up limit have limits of their own: they say
-/// nothing about the work.
+/// nothing about the work. A machine without room counts as a lost agent.
 /// Failures that a retry cannot cure (a refused key, an invalid request, wrong work) are never
 /// retried.
 pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestamp) -> Decision {
@@ -357,6 +358,21 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "another machine may have free disk space, or this one may get some",
             "free disk space on the agent's machine",
         ),
+        Kind::MachineBusy if history.lost <= MAX_LOST => Decision {
+            action: Action::MoveAgent {
+                at: now + jitter.spread(FIRST_DELAY),
+            },
+            reason: "a machine without room for programs says nothing about the work".to_owned(),
+            confidence: High,
+        },
+        Kind::MachineBusy => {
+            let lost = history.lost;
+            let reason = format!(
+                "{lost} times the machine had no room or an agent was lost while it ran, so it may be the cause; look \
+                 at processes and memory of the agents' machines"
+            );
+            escalate(reason, Medium)
+        }
         Kind::SetupFailed => again.elsewhere(
             Medium,
             "the set-up command may work on another machine",
@@ -420,6 +436,11 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
         Kind::ResultTooLarge => escalate(
             "another attempt would make the same files; ignore them (.gitignore), or raise the limits \
              (max_new_mib, max_new_files)",
+            High,
+        ),
+        Kind::SecretFound => escalate(
+            "another attempt would have the same secret to write; say in the prompt that it is read from the \
+             environment, or ignore the file (.gitignore)",
             High,
         ),
         Kind::BudgetExceeded => escalate("the budget is spent; raise the limit and run again", High),

@@ -206,3 +206,23 @@ fn a_bad_table_says_what_is_wrong() {
         assert_eq!(FailureTable::parse(text).unwrap_err().to_string(), message);
     }
 }
+
+#[test]
+fn a_machine_without_room_is_at_fault_for_its_own_programs() {
+    for (message, kind) in [
+        (
+            "git cat-file could not be started; is git installed and on PATH?: Resource temporarily unavailable (os \
+             error 11)",
+            FailureKind::MachineBusy,
+        ),
+        (
+            "git index-pack failed: fatal: Cannot allocate memory",
+            FailureKind::MachineBusy,
+        ),
+        ("git write-tree failed: No space left on device", FailureKind::DiskFull),
+        ("git write-tree failed: bad object", FailureKind::CorruptedState),
+    ] {
+        let failure = local_failure(FailureKind::CorruptedState, message.to_owned());
+        assert_eq!((failure.kind, failure.message.as_str()), (kind, message));
+    }
+}

@@ -74,7 +74,7 @@ impl Job {
             return self.cancelled(session, around.points, now);
         }
         // The first three say nothing about the work.
-        let counter = if failure.kind == FailureKind::AgentLost {
+        let counter = if matches!(failure.kind, FailureKind::AgentLost | FailureKind::MachineBusy) {
             &mut self.lost
         } else if failure.kind == FailureKind::QuotaExhausted {
             &mut self.held

@@ -100,9 +100,11 @@ fn each_failure_has_its_decision() {
             Escalate,
             High,
         ),
+        ("key in a file", plain(FailureKind::SecretFound), Escalate, High),
         ("verify failed", plain(FailureKind::LogicError), Escalate, Medium),
         ("turns, no checkpoint", plain(FailureKind::TurnLimit), Escalate, High),
         ("agent lost", plain(FailureKind::AgentLost), again(0), High),
+        ("no process", plain(FailureKind::MachineBusy), moved, High),
         ("disk full", words("git: No space left on device"), moved, High),
         ("index.lock", words("Unable to create 'x/index.lock'"), moved, Medium),
         ("no program", plain(FailureKind::AdapterUnavailable), moved, High),
@@ -461,4 +463,19 @@ fn an_incident_reads_back_as_it_was_stored() {
         incident.words(),
         "verify attempt 2: rate limited: HTTP 429: slow; again after 7 s: the provider asked for 7 s (retry-after)"
     );
+}
+
+#[test]
+fn a_machine_without_room_is_left_and_counts_as_no_failure() {
+    let decided = |lost| {
+        let history = History {
+            failed: 3,
+            lost,
+            max_attempts: 3,
+            ..History::default()
+        };
+        decide(history, &Failure::new(FailureKind::MachineBusy, "x"), Jitter::NONE, NOW).action
+    };
+    assert_eq!(decided(MAX_LOST), Action::MoveAgent { at: seconds(2) });
+    assert_eq!(decided(MAX_LOST + 1), Action::Escalate);
 }

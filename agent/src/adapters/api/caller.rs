@@ -76,9 +76,11 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::TurnLimit
         | FailureKind::NoChange
         | FailureKind::ResultTooLarge
+        | FailureKind::SecretFound
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull
+        | FailureKind::MachineBusy
         | FailureKind::SetupFailed
         | FailureKind::AgentLost
         | FailureKind::BudgetExceeded
