@@ -41,6 +41,7 @@ use crate::left_out::{NotTaken, entry_in};
 use crate::lock::{self, RepositoryLock};
 use crate::mirror::Mirror;
 use crate::objects::{Objects, Unflushed, id_of, oid_of};
+use crate::secrets::{FileWithSecret, Secrets};
 use crate::shadow::Shadow;
 use crate::staging::{lines, split};
 use crate::submodules;
@@ -117,6 +118,8 @@ impl Worktree {
             known: Arc::clone(&self.known),
             rules: self.rules.clone(),
             left_out: Arc::clone(&self.left_out),
+            secrets: self.sought(),
+            with_secrets: Arc::clone(&self.with_secrets),
             runtime: Handle::current(),
             _lock: lock,
         };
@@ -133,6 +136,9 @@ pub(crate) struct LockedWorktree {
     known: Arc<Mutex<Option<KnownFiles>>>,
     pub(crate) rules: ResultRules,
     left_out: Arc<Mutex<Vec<LeftOut>>>,
+    /// What no file may have.
+    pub(crate) secrets: Secrets,
+    with_secrets: Arc<Mutex<Vec<FileWithSecret>>>,
     runtime: Handle,
     _lock: RepositoryLock,
 }
@@ -149,6 +155,7 @@ pub(crate) struct Look {
     /// Files that have a content in place of a pointer.
     large: FilledFiles,
     rules: ResultRules,
+    secrets: Secrets,
     /// The tree of the base.
     base: Id,
 }
@@ -194,6 +201,7 @@ impl LockedWorktree {
             objects,
             base,
             rules: self.rules.clone(),
+            secrets: self.secrets.clone(),
             last,
             top: seen.top,
             ignored: Vec::new(),
@@ -207,6 +215,7 @@ impl LockedWorktree {
             base,
             filled: &filled,
             large: &look.large,
+            secrets: &self.secrets,
             not_taken: &mut not_taken,
         };
         let scan = Scan::new(&mut look.objects, &self.root, &look.beneath, judged);
@@ -231,7 +240,9 @@ impl LockedWorktree {
 
     /// Puts on record what a look left out.
     pub(crate) fn tell(&self, not_taken: NotTaken) {
-        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = not_taken.into_list();
+        let (left_out, with_secrets) = not_taken.into_lists();
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = left_out;
+        *self.with_secrets.lock().unwrap_or_else(PoisonError::into_inner) = with_secrets;
     }
 
     /// The ones of `paths` that git ignores, as git itself decides: nothing that the base, which has
@@ -346,6 +357,7 @@ impl Look {
             base: self.base,
             filled: &nothing,
             large: &self.large,
+            secrets: &self.secrets,
             not_taken: &mut not_taken,
         };
         let taken = Scan::new(&mut self.objects, root, &self.beneath, judged).take_path(path)?;

@@ -16,6 +16,7 @@ use rustix::fs::FileType;
 
 use crate::error::GitError;
 use crate::objects::is_storable;
+use crate::secrets::FileWithSecret;
 
 /// The longest path, in bytes: with the folder of a worktree before it, systems take 4,096.
 const MOST_BYTES: usize = 3500;
@@ -32,6 +33,8 @@ pub(crate) struct NotTaken {
     told: BTreeSet<LeftOut>,
     /// Paths whose file differs from what is kept of them: an earlier content stands in for it.
     stood_in: BTreeSet<PathBuf>,
+    /// Files that have a secret.
+    with_secrets: BTreeSet<FileWithSecret>,
 }
 
 impl NotTaken {
@@ -40,10 +43,7 @@ impl NotTaken {
             return;
         }
         let mut path = shown(path.as_os_str().as_bytes());
-        if path.len() > MOST_SHOWN {
-            path.truncate(path.floor_char_boundary(MOST_SHOWN));
-            path.push('…');
-        }
+        shorten(&mut path);
         self.told.insert(LeftOut { path, reason });
     }
 
@@ -57,8 +57,25 @@ impl NotTaken {
         std::mem::take(&mut self.stood_in)
     }
 
-    pub(crate) fn into_list(self) -> Vec<LeftOut> {
-        self.told.into_iter().collect()
+    /// Notes a file that is not taken because it has a secret. An earlier content is kept instead.
+    pub(crate) fn hold(&mut self, path: &Path, mut file: FileWithSecret) {
+        self.stand_in(path);
+        if self.with_secrets.len() < MOST_TOLD {
+            shorten(&mut file.path);
+            self.with_secrets.insert(file);
+        }
+    }
+
+    /// The files that are left out, and those that have a secret.
+    pub(crate) fn into_lists(self) -> (Vec<LeftOut>, Vec<FileWithSecret>) {
+        (self.told.into_iter().collect(), self.with_secrets.into_iter().collect())
+    }
+}
+
+fn shorten(path: &mut String) {
+    if path.len() > MOST_SHOWN {
+        path.truncate(path.floor_char_boundary(MOST_SHOWN));
+        path.push('…');
     }
 }
 

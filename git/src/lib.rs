@@ -26,6 +26,7 @@ mod shadow;
 mod staging;
 mod durable;
 mod ignored;
+pub mod secrets;
 
 mod objects;
 mod large;
@@ -56,5 +57,6 @@ pub use checkpoint::Checkpoint;
 pub use command::{Auth, TlsAuth};
 pub use error::{FetchProblem, GitError, RefusedObject, RefusedPush};
 pub use mirror::{Expected, Incident, Incoming, Mirror, Origin, Wanted};
+pub use secrets::{FileWithSecret, Secrets, Sought};
 pub use user_repo::UserRepo;
 pub use worktree::{SetAside, Worktree};

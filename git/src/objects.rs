@@ -21,6 +21,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::durable::flush_all;
 use crate::error::GitError;
+use crate::secrets::{FoundSecrets, Secrets};
 use crate::shadow::IDENTITY;
 
 mod pack;
@@ -70,6 +71,13 @@ pub(crate) struct Unflushed {
     files: BTreeMap<Id, TempPath>,
     /// Objects that another process wrote, perhaps just now.
     found: BTreeSet<Id>,
+}
+
+/// What became of a file.
+pub(crate) enum WrittenFile {
+    As(Id),
+    /// It has secrets, so it is not written.
+    Not(FoundSecrets),
 }
 
 impl Unflushed {
@@ -192,27 +200,45 @@ impl Objects {
     }
 
     /// Takes an open file; nothing is written when its id is `known`, which is in the store
-    /// already. Of a file that grows while it is read, the beginning is taken, which is what it was at
-    /// some time; a later look takes more.
-    pub(crate) fn write_file(&mut self, file: File, size: u64, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
+    /// already, or when it has one of the `secrets`. Of a file that grows while it is read, the
+    /// beginning is taken, which is what it was at some time; a later look takes more.
+    pub(crate) fn write_file(
+        &mut self,
+        file: File,
+        size: u64,
+        known: Option<Id>,
+        path: &Path,
+        secrets: &Secrets,
+    ) -> Result<WrittenFile, GitError> {
         if size > STREAMED_BYTES {
-            return self.write_stream(file, size, known, path);
+            return self.write_stream(file, size, known, path, secrets);
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
         let mut content = (&file).take(size.saturating_add(GROWTH));
         content.read_to_end(&mut bytes).map_err(GitError::io("read", path))?;
         let id = Id::hash_object(ObjectType::Blob, &bytes).map_err(GitError::library("hash a file"))?;
         if known != Some(id) {
+            let found = secrets.in_bytes(&bytes);
+            if !found.is_empty() {
+                return Ok(WrittenFile::Not(found));
+            }
             self.write_as(id, ObjectType::Blob, bytes)?;
         }
-        Ok(id)
+        Ok(WrittenFile::As(id))
     }
 
-    fn write_stream(&mut self, file: File, size: u64, known: Option<Id>, path: &Path) -> Result<Id, GitError> {
+    fn write_stream(
+        &mut self,
+        file: File,
+        size: u64,
+        known: Option<Id>,
+        path: &Path,
+        secrets: &Secrets,
+    ) -> Result<WrittenFile, GitError> {
         if let Some(known) = known
             && hash_open_file(&file).map_err(GitError::io("read", path))? == known
         {
-            return Ok(known);
+            return Ok(WrittenFile::As(known));
         }
         // A copy does not change between hashing and packing it.
         let copy = || {
@@ -221,12 +247,35 @@ impl Objects {
             copy.rewind()?;
             Ok((copy, size))
         };
-        let (copy, size) = copy().map_err(GitError::io("copy", path))?;
+        let (mut copy, size) = copy().map_err(GitError::io("copy", path))?;
+        let search = |copy: &mut File| {
+            let found = secrets.in_content(&mut *copy)?;
+            copy.rewind()?;
+            Ok(found)
+        };
+        let found = search(&mut copy).map_err(GitError::io("copy", path))?;
+        if !found.is_empty() {
+            return Ok(WrittenFile::Not(found));
+        }
         let id = hash_open_file(&copy).map_err(GitError::io("read", path))?;
         if !self.is_there(id)? {
             self.write_file_of(id, ObjectType::Blob, copy, size)?;
         }
-        Ok(id)
+        Ok(WrittenFile::As(id))
+    }
+
+    /// Looks for secrets in a blob. A large blob in a file of its own is not read into memory.
+    pub(crate) fn search(&self, id: Id, secrets: &Secrets) -> Result<FoundSecrets, GitError> {
+        let failed = || GitError::library("read an object");
+        let odb = self.odb()?;
+        let (size, _) = odb.read_header(id).map_err(failed())?;
+        if size as u64 > STREAMED_BYTES
+            && let Ok((content, _, _)) = odb.reader(id)
+        {
+            return secrets.in_content(content).map_err(GitError::io("read", &self.store));
+        }
+        let object = odb.read(id).map_err(failed())?;
+        Ok(secrets.in_bytes(object.data()))
     }
 
     /// Commits a tree with Kage's fixed identity. The message is data: nothing in it is stripped,

@@ -38,11 +38,13 @@ use crate::known::KnownFiles;
 use crate::lock;
 use crate::mirror::Mirror;
 use crate::removal::remove_folder;
+use crate::secrets::{FileWithSecret, Secrets};
 use crate::shadow::{IDENTITY, Shadow, make_repository};
 use crate::staging::{DIFF, copy_index, split};
 use crate::submodules as filled_submodules;
 
 mod extras;
+mod held;
 mod include;
 mod large;
 mod names;
@@ -71,6 +73,10 @@ pub struct Worktree {
     pub(crate) rules: ResultRules,
     /// What the last look at the files left out.
     pub(crate) left_out: Arc<Mutex<Vec<LeftOut>>>,
+    /// What no file may have that the base does not have at its path.
+    secrets: Mutex<Secrets>,
+    /// The files that the last look left out because of that.
+    pub(crate) with_secrets: Arc<Mutex<Vec<FileWithSecret>>>,
     /// Cached line counts of untracked files, so that asking every second stays cheap.
     counted: Arc<Mutex<HashMap<PathBuf, Counted>>>,
 }
@@ -113,6 +119,8 @@ impl Worktree {
             known: Arc::default(),
             rules: ResultRules::default(),
             left_out: Arc::default(),
+            secrets: Mutex::default(),
+            with_secrets: Arc::default(),
             counted: Arc::default(),
         }
     }

@@ -3,7 +3,7 @@
 //! opened only when their stat differs. Nothing is written but objects, and no link is followed out
 //! of the worktree. A file that cannot or must not be taken costs that file, and is named
 //! ([`crate::left_out`]): of one that cannot be read, what is known of it stays; of one that is too
-//! large, what the base has.
+//! large or has a secret, what the base has.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -26,7 +26,8 @@ use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
 use crate::large::{FilledFiles, has_content};
 use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in, holds_git_up};
-use crate::objects::{Objects, is_storable, mode, open_file};
+use crate::objects::{Objects, WrittenFile, is_storable, mode, open_file};
+use crate::secrets::{FoundSecrets, Secrets, bytes_of};
 
 pub(crate) struct Scan<'a> {
     objects: &'a mut Objects,
@@ -44,6 +45,7 @@ pub(crate) struct Scan<'a> {
     rules: &'a ResultRules,
     /// The tree of the base.
     base: Id,
+    secrets: &'a Secrets,
     not_taken: &'a mut NotTaken,
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) filled: &'a HashSet<PathBuf>,
     /// The files that have a content in place of a pointer, and count as the pointer.
     pub(crate) large: &'a FilledFiles,
+    /// What no file may have that the base does not have at its path.
+    pub(crate) secrets: &'a Secrets,
     /// Gets what is not taken.
     pub(crate) not_taken: &'a mut NotTaken,
 }
@@ -67,11 +71,13 @@ impl<'a> Scan<'a> {
             base,
             filled,
             large,
+            secrets,
             not_taken,
         } = judged;
         Self {
             rules,
             base,
+            secrets,
             not_taken,
             objects,
             root,
@@ -415,6 +421,9 @@ impl<'a> Scan<'a> {
             self.not_taken.add(path, reason);
             return Ok(None);
         }
+        if self.has_secret_name(path) {
+            return Ok(None);
+        }
         let full = self.root.join(path);
         let (mode, id) = if kind == FileType::Symlink {
             let target = match rustix::fs::readlinkat(parent, name, Vec::new()) {
@@ -422,7 +431,12 @@ impl<'a> Scan<'a> {
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
                 Err(error) => return Err(GitError::io("read", &full)(error.into())),
             };
-            (mode::LINK, self.objects.write(ObjectType::Blob, target.into_bytes())?)
+            let target = target.into_bytes();
+            let found = self.secrets.in_bytes(&target);
+            if let Held::Yes(before) = self.holds(path, &found)? {
+                return Ok(before);
+            }
+            (mode::LINK, self.objects.write(ObjectType::Blob, target)?)
         } else if let Some(pointer) = self.pointer_of(parent, name, path)? {
             let executable = stat.st_mode & 0o100 != 0;
             (if executable { mode::PROGRAM } else { mode::FILE }, pointer)
@@ -448,9 +462,23 @@ impl<'a> Scan<'a> {
             if !file.metadata().is_ok_and(|found| found.is_file()) {
                 return Ok(None);
             }
-            let id = self
-                .objects
-                .write_file(file, size, known.map(|entry| entry.id), &full)?;
+            let known = known.map(|entry| entry.id);
+            let again = file.try_clone().map_err(GitError::io("open", &full))?;
+            let id = match self.objects.write_file(file, size, known, &full, self.secrets)? {
+                WrittenFile::As(id) => id,
+                WrittenFile::Not(found) => {
+                    if let Held::Yes(before) = self.holds(path, &found)? {
+                        return Ok(before);
+                    }
+                    let failed = |error| GitError::io("read", &full)(error);
+                    rustix::fs::seek(&again, rustix::fs::SeekFrom::Start(0)).map_err(|error| failed(error.into()))?;
+                    let none = Secrets::default();
+                    match self.objects.write_file(again, size, known, &full, &none)? {
+                        WrittenFile::As(id) => id,
+                        WrittenFile::Not(_) => return Ok(None),
+                    }
+                }
+            };
             let executable = stat.st_mode & 0o100 != 0;
             (if executable { mode::PROGRAM } else { mode::FILE }, id)
         };
@@ -458,6 +486,46 @@ impl<'a> Scan<'a> {
         let stat = Some(Stat::of(stat)).filter(|stat| stat.is_before(self.started));
         Ok(Some(KnownEntry { mode, id, stat }))
     }
+}
+
+impl Scan<'_> {
+    /// Whether the path itself has a secret and is not the base's.
+    fn has_secret_name(&mut self, path: &Path) -> bool {
+        let found = self.secrets.in_bytes(bytes_of(path));
+        if found.is_empty() || entry_in(self.objects.repository(), self.base, path).is_some() {
+            return false;
+        }
+        let file = self.secrets.file(bytes_of(path), &found);
+        self.not_taken.hold(path, file);
+        true
+    }
+
+    /// Whether a file with these secrets is held back. What the base has at its path is the
+    /// person's own, and may stay.
+    fn holds(&mut self, path: &Path, found: &FoundSecrets) -> Result<Held, GitError> {
+        if found.is_empty() {
+            return Ok(Held::No);
+        }
+        let before = entry_in(self.objects.repository(), self.base, path);
+        let before = before.filter(|(mode, _)| *mode != mode::SUBMODULE && *mode != mode::FOLDER);
+        let new = match before {
+            Some((_, id)) => found.without(&self.objects.search(id, self.secrets)?),
+            None => found.clone(),
+        };
+        if new.is_empty() {
+            return Ok(Held::No);
+        }
+        let file = self.secrets.file(bytes_of(path), &new);
+        self.not_taken.hold(path, file);
+        Ok(Held::Yes(before.map(|(mode, id)| KnownEntry::new(mode, id))))
+    }
+}
+
+/// Whether a file is held back because of a secret.
+enum Held {
+    No,
+    /// And what the base has at its path.
+    Yes(Option<KnownEntry>),
 }
 
 /// How a known name is now.

@@ -5,6 +5,7 @@
 
 mod faults;
 mod sandbox;
+mod secrets;
 
 mod checkpoints;
 mod concurrent;
