@@ -91,6 +91,12 @@ pub enum GitError {
         /// The name at the top that has most of them.
         mostly: String,
     },
+    /// A pack is more than is taken.
+    #[error("the pack is not taken: {reason}")]
+    PackRefused {
+        /// A clause that says what is too much.
+        reason: String,
+    },
     /// A path in a tree that must not be written to a disk.
     #[error("the path {path:?} is not safe to write")]
     UnsafePath { path: String },
@@ -254,6 +260,7 @@ impl GitError {
             | Self::Pattern { .. }
             | Self::NotTaken { .. }
             | Self::TooMuch { .. }
+            | Self::PackRefused { .. }
             | Self::UnsafePath { .. }
             | Self::ReferenceName { .. } => false,
         }
@@ -297,6 +304,7 @@ impl GitError {
             | Self::NotTaken { .. }
             | Self::UnsafePath { .. }
             | Self::TooMuch { .. }
+            | Self::PackRefused { .. }
             | Self::ReferenceName { .. } => false,
         }
     }

@@ -16,7 +16,10 @@ use tempfile::NamedTempFile;
 use crate::command::{Auth, GitCommand};
 use crate::error::{GitError, blocking};
 use crate::lock;
+use pack_scan::STREAMED;
 
+mod growth;
+pub(crate) mod pack_scan;
 mod sound;
 
 mod damage;
@@ -315,8 +318,11 @@ impl Mirror {
                 "--stdout",
                 "--quiet",
                 "--delta-base-offset",
+                "--no-reuse-delta",
                 "--no-use-bitmap-index",
             ])
+            // No delta that the other side would have to hold.
+            .config("core.bigFileThreshold", &STREAMED.to_string())
             .stdin(wanted)
             .stdout_file(output)
             .run()

@@ -10,6 +10,7 @@
 
 use std::io::{self, Write as _};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::command::{self, GitCommand, ProcessGroup};
 use crate::error::GitError;
 use crate::mirror::Mirror;
+use crate::mirror::pack_scan::{PackLimits, PackProblem, PackScan, STREAMED};
 
 /// References are hidden unless listed here.
 const SHOWN: &[&str] = &["refs/kage/bases/", "refs/kage/results/"];
@@ -101,6 +103,14 @@ pub enum ServeError {
     Git(#[from] GitError),
 }
 
+impl ServeError {
+    fn pack(problem: &PackProblem) -> Self {
+        Self::Refused {
+            reason: format!("the pack is not taken: {problem}"),
+        }
+    }
+}
+
 /// The bytes of git's reply. Dropping it kills git.
 pub struct Reply {
     bytes: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
@@ -160,6 +170,10 @@ pub async fn serve(
         }
         Service::ReceivePack => {
             let (commands, references) = read_commands(&mut body).await?;
+            let mut scan = PackScan::new(PackLimits::of_push());
+            let begun = scan.push(commands.get(pack_start(&commands)..).unwrap_or_default());
+            begun.map_err(|problem| ServeError::pack(&problem))?;
+            body.scan = Some(scan);
             let (running, stdout) = Running::start(mirror, service, protocol, commands, body)?;
             let read = command::read_bounded(Some(stdout), MAX_PUSH_REPLY).await;
             running.finish().await?;
@@ -182,6 +196,8 @@ struct Running {
     pump: JoinSet<io::Result<()>>,
     /// Collects git's standard error. Aborted on drop.
     complaints: JoinSet<io::Result<command::Bounded>>,
+    /// Why the pump gave up on a pack.
+    problem: Arc<Mutex<Option<PackProblem>>>,
 }
 
 impl Running {
@@ -205,6 +221,7 @@ impl Running {
             });
         };
         let (mut pump, mut complaints) = (JoinSet::new(), JoinSet::new());
+        let problem = Arc::clone(&body.problem);
         pump.spawn(feed(stdin, first, body));
         complaints.spawn(command::read_bounded(group.child.stderr.take(), STDERR_LIMIT));
         let running = Self {
@@ -212,6 +229,7 @@ impl Running {
             group,
             pump,
             complaints,
+            problem,
         };
         Ok((running, stdout))
     }
@@ -223,6 +241,9 @@ impl Running {
             source,
         };
         let status = self.group.child.wait().await.map_err(failed)?;
+        if let Some(problem) = self.problem.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(ServeError::pack(&problem));
+        }
         // git has ended, so the rest of the request has no reader.
         if let Some(Ok(Err(error))) = self.pump.try_join_next() {
             return Err(ServeError::Body(error));
@@ -273,7 +294,8 @@ fn server(mirror: &Mirror, service: Service, protocol: Option<&str>) -> GitComma
         .config("receive.denyDeletes", "true")
         .config("receive.denyNonFastForwards", "true")
         .config("receive.shallowUpdate", "false")
-        .config("receive.autogc", "false");
+        .config("receive.autogc", "false")
+        .config("core.bigFileThreshold", &STREAMED.to_string());
     for prefix in SHOWN {
         command = command.config("transfer.hideRefs", &format!("!{prefix}"));
     }
@@ -289,6 +311,10 @@ fn server(mirror: &Mirror, service: Service, protocol: Option<&str>) -> GitComma
 struct Body<R> {
     source: R,
     decoder: Option<MultiGzDecoder<Vec<u8>>>,
+    /// Looks at the pack of a push before git has it.
+    scan: Option<PackScan>,
+    /// What it found.
+    problem: Arc<Mutex<Option<PackProblem>>>,
 }
 
 impl<R: AsyncRead + Unpin> Body<R> {
@@ -296,11 +322,25 @@ impl<R: AsyncRead + Unpin> Body<R> {
         Self {
             source,
             decoder: gzip.then(|| MultiGzDecoder::new(Vec::new())),
+            scan: None,
+            problem: Arc::default(),
         }
     }
 
-    /// At least one byte; `None` at the end.
+    /// At least one byte; `None` at the end. A pack that is not taken ends in an error.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let bytes = self.read().await?;
+        if let (Some(scan), Some(bytes)) = (&mut self.scan, &bytes)
+            && let Err(problem) = scan.push(bytes)
+        {
+            let error = io::Error::new(io::ErrorKind::InvalidData, problem.to_string());
+            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+            return Err(error);
+        }
+        Ok(bytes)
+    }
+
+    async fn read(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let mut chunk = BytesMut::with_capacity(CHUNK);
             let read = self.source.read_buf(&mut chunk).await?;
@@ -345,6 +385,21 @@ async fn read_commands<R: AsyncRead + Unpin>(body: &mut Body<R>) -> Result<(Byte
             }
         }
     }
+}
+
+/// Where the pack of a push begins: after the commands, which are allowed.
+fn pack_start(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(digits) = bytes.get(at..at + 4) {
+        let length = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|digits| usize::from_str_radix(digits, 16).ok());
+        match length {
+            Some(length @ 1..) => at += length,
+            Some(0) | None => return at + 4,
+        }
+    }
+    bytes.len()
 }
 
 /// The references that a push writes, if all of them are allowed; `None`: more bytes are needed.
@@ -431,5 +486,34 @@ mod tests {
             let refused = allowed_references(bytes.as_bytes());
             assert!(matches!(refused, Err(ServeError::Malformed { .. })), "{bytes}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_push_of_a_delta_bomb_is_refused_and_a_small_one_is_gits_matter() {
+        use crate::mirror::pack_scan::tests::delta_bomb;
+
+        let folder = tempfile::tempdir().unwrap();
+        let mirror = Mirror::open_or_init(folder.path().join("m.git")).await.unwrap();
+        let pushed = async |pack: Vec<u8>| {
+            let zero = "0".repeat(40);
+            let command = format!("{zero} {ONE} {BASES}{ONE}\0 report-status object-format=sha1");
+            let mut body = format!("{:04x}{command}0000", command.len() + 4).into_bytes();
+            body.extend_from_slice(&pack);
+            serve(&mirror, Service::ReceivePack, None, false, std::io::Cursor::new(body)).await
+        };
+        let refused = pushed(delta_bomb(1 << 30)).await;
+        let Err(ServeError::Refused { reason }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(reason.contains("held in memory"), "{reason}");
+        let small = pushed(delta_bomb(1 << 16)).await;
+        // It has no such commit, which git says in its reply.
+        let mut reply = small.unwrap();
+        let mut said = Vec::new();
+        while let Some(bytes) = reply.next().await {
+            said.extend_from_slice(&bytes.unwrap());
+        }
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("unpack ok") && said.contains("ng "), "{said}");
     }
 }

@@ -1,22 +1,31 @@
 //! Incoming packs of a mirror. They wait in their own folder until all are there, checked and
-//! complete; until then the mirror does not see them.
+//! complete; until then the mirror does not see them. What is more than a result may be is refused
+//! before it costs memory or a disk: objects before git expands them ([`super::pack_scan`]), files
+//! before anybody checks them out ([`super::growth`]).
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Seek as _;
 use std::path::Path;
 
+use git2::Repository;
 use kage_core::id::Oid;
+use kage_core::task::ResultRules;
 use tempfile::TempDir;
 
+use super::growth::{self, GrowthLimits, TooGrown};
+use super::pack_scan::{PackLimits, STREAMED, scan};
 use super::{Mirror, flush_folder};
 use crate::command::GitCommand;
 use crate::error::{GitError, blocking};
+use crate::objects::id_of;
 
 /// Packs in order, each of which may refer to earlier ones; deleted when dropped.
 #[derive(Debug)]
 pub struct Incoming {
     mirror: Mirror,
     folder: TempDir,
+    rules: ResultRules,
 }
 
 impl Mirror {
@@ -35,7 +44,18 @@ impl Mirror {
         Ok(Incoming {
             mirror: self.clone(),
             folder,
+            rules: ResultRules::default(),
         })
+    }
+
+    /// As [`Mirror::ingest_pack`], of a task with these rules.
+    ///
+    /// # Errors
+    /// As [`Mirror::ingest_pack`].
+    pub async fn ingest_result(&self, pack: File, tip: &Oid, rules: &ResultRules) -> Result<(), GitError> {
+        let incoming = self.incoming()?.within(rules);
+        incoming.add(pack).await?;
+        incoming.admit(tip).await
     }
 
     /// Accepts a pack (thin is fine) whose new objects are all reachable from `tip`. Afterwards
@@ -58,17 +78,64 @@ impl Incoming {
             .env("GIT_ALTERNATE_OBJECT_DIRECTORIES", self.mirror.objects())
     }
 
-    /// Adds one more pack.
+    /// Takes as much as a session of a task with these rules may make; without this, what the usual
+    /// rules allow.
+    #[must_use]
+    pub fn within(mut self, rules: &ResultRules) -> Self {
+        self.rules = rules.clone();
+        self
+    }
+
+    /// Adds one more pack, from its beginning.
     ///
     /// # Errors
-    /// When it is damaged, has a malformed object, or refers to a missing object.
-    pub async fn add(&self, pack: File) -> Result<(), GitError> {
+    /// When it is damaged or larger than a result may be, has a malformed object, or refers to a
+    /// missing object.
+    pub async fn add(&self, mut pack: File) -> Result<(), GitError> {
+        let limits = PackLimits::of_result(&self.rules);
+        let pack = blocking("looking at a pack", move || {
+            let mut look = || {
+                pack.rewind()?;
+                let found = scan(&pack, limits)?;
+                pack.rewind()?;
+                Ok(found)
+            };
+            let found = look().map_err(GitError::io("read", Path::new("a pack")))?;
+            found.map_err(|problem| GitError::PackRefused {
+                reason: problem.to_string(),
+            })?;
+            Ok::<_, GitError>(pack)
+        })
+        .await?;
         self.git("index-pack")
             .args(["--stdin", "--fix-thin", "--strict"])
+            .config("core.bigFileThreshold", &STREAMED.to_string())
             .stdin_file(pack)
             .run()
             .await
             .map(drop)
+    }
+
+    /// Refuses a tip that has more files than its ancestor in the mirror and the rules allow.
+    async fn check_growth(&self, tip: &Oid) -> Result<(), GitError> {
+        let (mirror, folder) = (self.mirror.path().to_owned(), self.folder.path().to_owned());
+        let (tip, limits) = (id_of(tip)?, GrowthLimits::of_result(&self.rules));
+        blocking("looking at incoming files", move || {
+            let open = || Repository::open_bare(&mirror).map_err(GitError::library("open a mirror"));
+            let (all, here) = (open()?, open()?);
+            let added = all
+                .odb()
+                .and_then(|odb| odb.add_disk_alternate(&folder.to_string_lossy()));
+            added.map_err(GitError::library("open incoming objects"))?;
+            match growth::check(&all, &here, tip, limits) {
+                Ok(()) => Ok(()),
+                Err(TooGrown::Git(source)) => Err(GitError::library("count incoming files")(source)),
+                Err(grown) => Err(GitError::PackRefused {
+                    reason: grown.to_string(),
+                }),
+            }
+        })
+        .await
     }
 
     /// Moves all packs into the mirror. Their new objects must all be reachable from `tip`.
@@ -82,6 +149,7 @@ impl Incoming {
             .stdin(format!("{tip}\n--not\n--all\n"))
             .run()
             .await?;
+        self.check_growth(tip).await?;
         let (from, to) = (self.folder.path().join("pack"), self.mirror.objects().join("pack"));
         blocking("taking in packs", move || {
             move_packs(&from, &to)?;
@@ -106,3 +174,6 @@ pub(super) fn move_packs(from: &Path, to: &Path) -> Result<(), GitError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,8 @@ async fn a_pack_that_is_damaged_or_incomplete_leaves_nothing() {
 
     for pack in [damaged.as_path(), thin.path()] {
         let refused = empty.ingest_pack(File::open(pack).unwrap(), &result).await;
-        assert!(matches!(refused, Err(GitError::Failed { .. })), "{refused:?}");
+        let is_refused = matches!(refused, Err(GitError::Failed { .. } | GitError::PackRefused { .. }));
+        assert!(is_refused, "{refused:?}");
         assert!(!empty.has_commit(&result).await.unwrap());
         let objects = empty.path().join("objects");
         let mut left: Vec<_> = fs::read_dir(&objects)
@@ -93,4 +94,62 @@ async fn opening_a_mirror_again_keeps_it_and_a_failed_fetch_says_why() {
     };
     assert_eq!(operation, "fetch");
     assert!(stderr.contains("refs/heads/none"), "{stderr}");
+}
+
+#[tokio::test]
+async fn folders_that_become_more_files_than_a_result_may_have_are_refused() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.repository("source", &[("a", "one\n")]);
+    let (there, base) = sandbox.mirror("there.git", &source).await;
+    let tree = |entries: String| {
+        let made = sandbox.git_with_input(&source, &["mktree"], entries.as_bytes());
+        String::from_utf8(made).unwrap().trim().to_owned()
+    };
+    let leaf = sandbox.git(&source, &["rev-parse", "HEAD:a"]);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let folder = |kind: &str, id: &str| names.map(|name| format!("{kind} {id}\t{name}\n")).concat();
+    let mut top = tree(folder("100644 blob", leaf.trim()));
+    let few = top.clone();
+    for _ in 0..6 {
+        top = tree(folder("040000 tree", &top));
+    }
+    let commit = |tree: &str| {
+        let made = sandbox.git(&source, &["commit-tree", "-m", "x", "-p", base.as_str(), tree]);
+        let commit: kage_core::id::Oid = made.trim().parse().unwrap();
+        sandbox.git(
+            &source,
+            &["update-ref", &format!("refs/heads/x{tree}"), commit.as_str()],
+        );
+        commit
+    };
+    let (bomb, honest) = (commit(&top), commit(&few));
+    let (here, _) = sandbox.mirror("here.git", &source).await;
+    for commit in [&bomb, &honest] {
+        let refspec = format!("+refs/heads/*:refs/heads/{commit}/*");
+        here.fetch(&url(&source), &Auth::None, &[&refspec]).await.unwrap();
+    }
+    let pack = async |commit| here.thin_pack(commit, std::slice::from_ref(&base)).await.unwrap();
+    let bombs = pack(&bomb).await;
+    assert!(fs::metadata(bombs.path()).unwrap().len() < 1000);
+    let refused = there.ingest_pack(File::open(bombs.path()).unwrap(), &bomb).await;
+    let Err(GitError::PackRefused { reason }) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(reason.contains("279936 files"), "{reason}");
+    assert!(!there.has_commit(&bomb).await.unwrap());
+    // A person may allow as many.
+    let many = kage_core::task::ResultRules {
+        max_new_files: 279_936,
+        ..Default::default()
+    };
+    there
+        .ingest_result(File::open(bombs.path()).unwrap(), &bomb, &many)
+        .await
+        .unwrap();
+    let few = pack(&honest).await;
+    there
+        .ingest_pack(File::open(few.path()).unwrap(), &honest)
+        .await
+        .unwrap();
+    assert!(there.has_commit(&honest).await.unwrap());
 }
