@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use kage_core::id::Oid;
 use tokio::io::AsyncWriteExt as _;
@@ -45,6 +46,16 @@ pub(crate) enum GitInput {
 
 const STDOUT_LIMIT: usize = 256 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
+
+/// How many times a start is repeated while the system refuses another process, and the pause
+/// between.
+const NO_ROOM: (u32, Duration) = (30, Duration::from_millis(100));
+
+/// True when the system could not make another process just now.
+fn no_room(error: &io::Error) -> bool {
+    let error = rustix::io::Errno::from_io_error(error);
+    matches!(error, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::NOMEM))
+}
 
 /// One run of git. Not `Debug`: its settings may hold a token.
 pub(crate) struct GitCommand {
@@ -298,7 +309,7 @@ impl GitCommand {
             None => self.command.stdout(Stdio::piped()),
         };
         self.command.stderr(Stdio::piped());
-        let mut group = self.start()?;
+        let mut group = self.start_patiently().await?;
         let (stdin, stdout, stderr) = (
             group.child.stdin.take(),
             group.child.stdout.take(),
@@ -343,7 +354,19 @@ impl GitCommand {
         self.start()
     }
 
-    fn start(mut self) -> Result<ProcessGroup, GitError> {
+    /// Starts git, also when the system cannot make another process just now: another program on
+    /// the machine started too many, and is ended meanwhile.
+    async fn start_patiently(&mut self) -> Result<ProcessGroup, GitError> {
+        for _ in 0..NO_ROOM.0 {
+            match self.start() {
+                Err(GitError::Spawn { source, .. }) if no_room(&source) => tokio::time::sleep(NO_ROOM.1).await,
+                started => return started,
+            }
+        }
+        self.start()
+    }
+
+    fn start(&mut self) -> Result<ProcessGroup, GitError> {
         self.command.env("GIT_CONFIG_COUNT", self.config.len().to_string());
         for (number, (key, value)) in self.config.iter().enumerate() {
             self.command.env(format!("GIT_CONFIG_KEY_{number}"), key);
@@ -371,11 +394,27 @@ pub(crate) fn parse_oid(operation: &'static str, output: &[u8]) -> Result<Oid, G
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
+
+    #[test]
+    fn only_a_machine_without_room_is_waited_for() {
+        use rustix::io::Errno;
+
+        let cases = [
+            (Errno::AGAIN, true),
+            (Errno::NOMEM, true),
+            (Errno::NOENT, false),
+            (Errno::ACCESS, false),
+        ];
+        for (errno, waits) in cases {
+            assert_eq!(no_room(&errno.into()), waits, "{errno}");
+        }
+        assert!(!no_room(&io::Error::other("x")));
+    }
 
     #[test]
     fn a_token_never_shows() {

@@ -46,7 +46,7 @@ impl GitCommand {
         self.command.stdin(Stdio::null());
         self.command.stdout(said().map_err(failed)?);
         self.command.stderr(said().map_err(failed)?);
-        let mut group = self.start()?;
+        let mut group = self.start_patiently().await?;
         let status = group.child.wait().await.map_err(failed)?;
         if status.success() {
             Ok(())
