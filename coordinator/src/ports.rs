@@ -11,7 +11,7 @@ use kage_core::checkpoint::Work;
 use kage_core::event::ResultCommit;
 use kage_core::folder::Folder;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName, SessionId};
-use kage_core::task::RepositoryRef;
+use kage_core::task::{RepositoryRef, ResultRules};
 use kage_core::time::Timestamp;
 use kage_proto::client::Wire;
 use socket2::{SockRef, TcpKeepalive};
@@ -146,6 +146,8 @@ pub struct UnclaimedWork<'a> {
     pub work: &'a Work,
     /// The message of the result's commit.
     pub message: &'a str,
+    /// How much a result of its task may have.
+    pub rules: &'a ResultRules,
 }
 
 /// A session's result that an agent sent.
@@ -157,6 +159,8 @@ pub struct ArrivedResult<'a> {
     pub result: &'a ResultCommit,
     /// The blob with its objects.
     pub pack: &'a Digest,
+    /// How much a result of its task may have.
+    pub rules: &'a ResultRules,
     /// True once the attempt has ended, so that its result must not replace a newer one.
     pub ended: &'a (dyn Fn() -> bool + Send + Sync),
 }

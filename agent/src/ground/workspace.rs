@@ -16,6 +16,7 @@ use kage_core::checkpoint::Resume;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{AttemptId, Digest, Oid, ProjectId, RepositoryName, SessionId};
+use kage_core::task::ResultRules;
 use kage_git::restore::RestoreError;
 use kage_git::{Auth, FetchProblem, GitError, Mirror, Origin, Wanted, Worktree};
 use kage_proto::blob::repository_path;
@@ -75,6 +76,10 @@ impl WorkspaceError {
             // A fetch that failed because the mirror is damaged and could not be healed.
             Self::Fetch { source, .. } if source.suggests_damage(Path::new("/")) => FailureKind::CorruptedState,
             Self::Fetch { .. } | Self::Pack(BlobError::Unanswered(_)) => FailureKind::Network,
+            Self::Assemble {
+                source: GitError::PackRefused { .. },
+                ..
+            } => FailureKind::ResultTooLarge,
             Self::Mirror(_)
             | Self::Missing { .. }
             | Self::Create(_)
@@ -169,7 +174,7 @@ impl MirrorGround {
         self.fetch_all(&mirror, source).await?;
         let (path, base) = (self.paths.worktree(of.attempt), &of.repository.base);
         if let Some(resume) = resume {
-            assemble(&mirror, &self.blobs, source.project, resume, anew).await?;
+            assemble(&mirror, &self.blobs, source.project, resume, &of.results, anew).await?;
         }
         let tree = self.pool.worktree(&mirror, &path, base).await;
         let mut tree = tree.map_err(WorkspaceError::Create)?;
@@ -437,6 +442,7 @@ async fn assemble(
     blobs: &Blobs,
     project: &ProjectId,
     resume: &Resume,
+    rules: &ResultRules,
     anew: bool,
 ) -> Result<(), WorkspaceError> {
     let commit = &resume.commit;
@@ -445,7 +451,7 @@ async fn assemble(
         source,
     };
     if anew || !mirror.has_commit(commit).await.map_err(WorkspaceError::Mirror)? {
-        let incoming = mirror.incoming().map_err(failed)?;
+        let incoming = mirror.incoming().map_err(failed)?.within(rules);
         for digest in &resume.packs {
             let pack = blobs.get_file(project, digest, mirror.path()).await;
             incoming

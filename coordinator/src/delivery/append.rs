@@ -10,7 +10,7 @@ use kage_core::event::{Event, EventBody, OutputStream, ResultCommit};
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::JobType;
 use kage_core::recovery::Jitter;
-use kage_core::task::RepositoryRef;
+use kage_core::task::{RepositoryRef, ResultRules};
 use kage_proto::convert::agent::AttemptKey;
 use kage_proto::convert::event::output_stream;
 use kage_proto::status::ApiError;
@@ -261,7 +261,7 @@ impl AttemptIntake {
             return Ok(Err("only work on a session has a result".to_owned()));
         }
         let (task, session) = (subject.task, subject.session);
-        let Some((project, repository)) = self.place_of(task).await? else {
+        let Some((project, repository, rules)) = self.place_of(task).await? else {
             return Ok(Err("the task was removed".to_owned()));
         };
         let Some(repository) = &repository else {
@@ -274,6 +274,7 @@ impl AttemptIntake {
             session,
             result,
             pack,
+            rules: &rules,
             ended: &|| fence.is_closed(),
         };
         match self.coordinator.objects.take_in(arrived).await {
@@ -294,7 +295,7 @@ impl AttemptIntake {
             return Ok(Ok(()));
         }
         let task = subject.task;
-        let Some((project, _)) = self.place_of(task).await? else {
+        let Some((project, ..)) = self.place_of(task).await? else {
             return Ok(Err("the task was removed".to_owned()));
         };
         let segment = taken.transcript.as_ref().map(|segment| &segment.blob);
@@ -310,9 +311,16 @@ impl AttemptIntake {
         Ok(Ok(()))
     }
 
-    async fn place_of(&self, task: TaskId) -> Result<Option<(ProjectId, Option<RepositoryRef>)>, ApiError> {
+    /// A task's project and repository, and how much a result of it may have.
+    async fn place_of(
+        &self,
+        task: TaskId,
+    ) -> Result<Option<(ProjectId, Option<RepositoryRef>, ResultRules)>, ApiError> {
         let view = self.coordinator.store.task(task).await.map_err(read_error)?;
-        Ok(view.map(|view| (view.task.spec.project, view.task.spec.repository)))
+        Ok(view.map(|view| {
+            let spec = view.task.spec;
+            (spec.project, spec.repository, spec.policy.results)
+        }))
     }
 
     /// Watches end with the task, so delivered output has to be readable by then.

@@ -151,6 +151,7 @@ impl StoredObjects {
             session,
             work,
             message,
+            rules,
         } = unclaimed;
         let opened = self.repositories.open(project, &repository.name).await;
         let mirror = opened.map_err(ResultError::Git)?.ok_or(ResultError::RepositoryGone)?;
@@ -158,7 +159,7 @@ impl StoredObjects {
         // A result that comes meanwhile is newer, and stays.
         let before = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
         if !mirror.has_commit(&work.to).await.map_err(ResultError::Git)? {
-            let incoming = mirror.incoming().map_err(ResultError::Git)?;
+            let incoming = mirror.incoming().map_err(ResultError::Git)?.within(rules);
             for pack in &work.packs {
                 let file = self.pack(project, pack).await?;
                 incoming.add(file).await.map_err(ResultError::Git)?;
@@ -199,7 +200,8 @@ impl StoredObjects {
             return Ok(());
         }
         let file = self.pack(project, arrived.pack).await?;
-        mirror.ingest_pack(file, commit).await.map_err(ResultError::Git)?;
+        let taken = mirror.ingest_result(file, commit, arrived.rules).await;
+        taken.map_err(ResultError::Git)?;
         // A slow older attempt must not overwrite the result of a newer one: it was ended before the
         // newer one began, and the reference moved meanwhile.
         if (arrived.ended)() {

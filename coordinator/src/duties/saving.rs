@@ -170,6 +170,7 @@ async fn made_of(
         session: session.id,
         work: &work,
         message: &message,
+        rules: &spec.policy.results,
     };
     coordinator.objects.save(unclaimed).await
 }

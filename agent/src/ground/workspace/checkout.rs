@@ -129,7 +129,8 @@ impl Workspace for Checkout {
 
     fn go_back<'a>(&'a self, resume: &'a Resume, complete: bool) -> Grounded<'a, WentBack> {
         async move {
-            let assembled = assemble(&self.mirror, &self.blobs, &self.project, resume, false).await;
+            let rules = self.tree.rules();
+            let assembled = assemble(&self.mirror, &self.blobs, &self.project, resume, rules, false).await;
             assembled.map_err(|error| error.failure())?;
             let restored = self.tree.go_back(&resume.commit, complete).await;
             let restored = restored.map_err(|error| WorkspaceError::Restore(error).failure())?;
