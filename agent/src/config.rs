@@ -5,6 +5,7 @@ pub mod slots;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kage_core::deadline::Slack;
 use kage_core::task::Labels;
 use kage_proto::client::Credentials;
 
@@ -49,6 +50,8 @@ pub struct Limits {
     /// How long set-up and verify may take to end after they were told to, and how long to keep
     /// storing the output of a stopped attempt. Programs of sessions and their tools get less.
     pub stop_grace: Duration,
+    /// How long committing and sending a session's work may take ([`Slack::finishing`]).
+    pub slack: Slack,
 }
 
 impl Default for Limits {
@@ -64,6 +67,7 @@ impl Default for Limits {
             drain: Duration::from_secs(60),
             certificate_check: Duration::from_secs(60 * 60),
             stop_grace: Duration::from_secs(15),
+            slack: Slack::default(),
         }
     }
 }

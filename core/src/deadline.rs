@@ -60,7 +60,19 @@ impl Slack {
     #[must_use]
     pub fn allowed(self, kind: &JobKind, policy: &Policy, own: Option<Duration>) -> Duration {
         let limit = kind.limit(policy, own);
-        limit.saturating_add(limit.min(self.most).max(self.least)).min(LONGEST)
+        limit.saturating_add(self.of(limit)).min(LONGEST)
+    }
+
+    fn of(self, limit: Duration) -> Duration {
+        limit.min(self.most).max(self.least)
+    }
+
+    /// How long an agent may commit and send what a session with this limit has done, when the limit
+    /// leaves less. It is half of the slack: the agent's own end, which says what took so long, comes
+    /// before the coordinator's.
+    #[must_use]
+    pub fn finishing(self, limit: Duration) -> Duration {
+        self.of(limit) / 2
     }
 }
 
@@ -131,6 +143,14 @@ mod tests {
                 slack.allowed(&JobKind::Session, &of(other, other), Some(limit)),
                 allowed
             );
+        }
+    }
+
+    #[test]
+    fn committing_and_sending_have_half_of_the_slack() {
+        let cases = [(3, 30), (60, 30), (300, 150), (3600, 300)];
+        for (limit, finishing) in cases {
+            assert_eq!(Slack::default().finishing(secs(limit)), secs(finishing), "{limit}");
         }
     }
 

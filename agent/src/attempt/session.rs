@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kage_core::cause::chain;
 use kage_core::checkpoint::{CheckpointReason, Resume, WorktreeChoice};
@@ -16,6 +17,7 @@ use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::task::RepositoryRef;
+use kage_core::time::in_words;
 use kage_proto::convert::agent::SessionWork;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,7 +26,7 @@ use tracing::Instrument as _;
 
 use super::session_files::SessionFiles;
 use super::shell::{Ran, Shell};
-use super::watchdog::{Watched, crash, watch_over};
+use super::watchdog::{Watched, crash, watch_over, within};
 use super::{ABANDON, Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
 use crate::adapters::steps::{CheckpointRequest, Steps};
@@ -134,24 +136,53 @@ pub(super) async fn run(
     let mut kept = SessionFiles::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
     let workspace = &**workspace;
     attempt.phase(Phase::Working).await?;
+    let (limit, began) = (input.limits.timeout, Instant::now());
     let end = tokio::select! {
         biased;
         end = work_on(attempt, adapter, input) => end?,
         OutboxClosed = kept.watch(workspace, &attempt.recording) => return Err(AttemptEnded::Closed),
     };
+    let left = limit.saturating_sub(began.elapsed());
+    let time = left.max(attempt.resources.limits.slack.finishing(work.timeout));
     match tell(attempt, end).await {
-        Ok(()) => {
-            kept.look(workspace, &attempt.recording).await?;
-            let finishing = kept.finish(attempt, CheckpointReason::Final);
-            let ((), uploaded) = tokio::join!(finishing, upload(attempt, work, workspace));
-            uploaded?;
-            Ok(AttemptOutcome::Claimed)
-        }
+        Ok(()) => finish(attempt, work, workspace, kept, time).await,
         Err(ended) => {
-            kept.finish(attempt, CheckpointReason::BeforeRetry).await;
+            let keeping = kept.finish(attempt, CheckpointReason::BeforeRetry);
+            if within(time, attempt.frozen.clone(), keeping).await.is_none() {
+                tracing::info!("the last checkpoint took too long");
+            }
             Err(ended)
         }
     }
+}
+
+/// Takes the last checkpoint and sends the result, in this time. What earlier checkpoints have is kept
+/// whatever comes.
+async fn finish(
+    attempt: &Attempt,
+    work: &SessionWork,
+    workspace: &dyn Workspace,
+    mut kept: SessionFiles,
+    time: Duration,
+) -> Result<AttemptOutcome, AttemptEnded> {
+    let mut uploaded = None;
+    let finishing = async {
+        kept.look(workspace, &attempt.recording).await?;
+        let uploading = async { uploaded = Some(upload(attempt, work, workspace).await) };
+        tokio::join!(kept.finish(attempt, CheckpointReason::Final), uploading);
+        Ok::<_, OutboxClosed>(())
+    };
+    within(time, attempt.frozen.clone(), finishing).await.transpose()?;
+    // A result that was told counts, also when the checkpoint took longer.
+    uploaded.unwrap_or_else(|| {
+        let text = format!(
+            "its files could not be committed and sent within {}; give it more time (--timeout), or let it make fewer \
+             and smaller files",
+            in_words(time)
+        );
+        Err(Failure::new(FailureKind::Timeout, text).into())
+    })?;
+    Ok(AttemptOutcome::Claimed)
 }
 
 /// Prepares the workspace: from the base, or from the files of an earlier attempt.
@@ -211,12 +242,15 @@ async fn set_up(
     }
     let problem = match ran {
         Ran::Ended(status) if status.success() => None,
-        Ran::Ended(status) => Some(shell.message(&format!("setup failed with {status}"))),
-        Ran::Not(why) => Some(format!("setup: {why}")),
+        Ran::Ended(status) => {
+            let text = shell.message(&format!("setup failed with {status}"));
+            Some(Failure::new(FailureKind::SetupFailed, text))
+        }
+        Ran::Not(why) => Some(local_failure(FailureKind::SetupFailed, format!("setup: {why}"))),
     };
     if let Some(problem) = problem {
-        let text = attempt.with_missing(problem);
-        return Err(Failure::new(FailureKind::SetupFailed, text).into());
+        let text = attempt.with_missing(problem.message);
+        return Err(Failure::new(problem.kind, text).into());
     }
     if work.resume.is_none() {
         let changes = attempt.unless_stopped(workspace.changes()).await?;

@@ -3,6 +3,7 @@
 //!
 //! A session has no other clocks: programs and loops of adapters run until they are told to stop.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,6 +102,29 @@ pub(super) async fn watch_over(
     Watched {
         end: why.end(),
         abandoned,
+    }
+}
+
+/// Does `work`, unless it takes longer than this; time in which the attempt is frozen does not count.
+pub(super) async fn within<T>(
+    time: Duration,
+    mut frozen: watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut allowance = Allowance::new(time);
+    let mut freezer = true;
+    allowance.freeze(*frozen.borrow_and_update());
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            changed = frozen.changed(), if freezer => {
+                freezer = changed.is_ok();
+                allowance.freeze(freezer && *frozen.borrow_and_update());
+            }
+            () = allowance.used_up() => return None,
+        }
     }
 }
 

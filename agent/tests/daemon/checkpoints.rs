@@ -42,6 +42,10 @@ impl Source {
         Self { folder, base }
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Lets the coordinator give the base to agents that fetch it.
     pub(crate) fn serve(&self, served: &Served) {
         let bare = self.folder.path().join("bare.git");
@@ -90,7 +94,7 @@ pub(crate) fn git(folder: &Path, args: &[&str]) -> String {
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
 }
 
-fn taken(events: &[v1::Event]) -> Vec<TakenCheckpoint> {
+pub(crate) fn taken(events: &[v1::Event]) -> Vec<TakenCheckpoint> {
     let taken = events.iter().filter_map(|event| match &event.body {
         Some(Body::CheckpointTaken(taken)) => Some(taken.clone().try_into().unwrap()),
         _ => None,
@@ -139,7 +143,7 @@ fn going_on(task: &str, resume: Resume) -> WorkKind {
     WorkKind::Session(session)
 }
 
-fn bodies(events: &[v1::Event]) -> impl Iterator<Item = &Body> {
+pub(crate) fn bodies(events: &[v1::Event]) -> impl Iterator<Item = &Body> {
     events.iter().filter_map(|event| event.body.as_ref())
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Kept {
     pub(crate) blobs: HashMap<String, Vec<u8>>,
     /// How many blobs are still refused.
     pub(crate) refuse_blobs: u32,
+    /// True when no blob is answered.
+    pub(crate) hold_blobs: bool,
 }
 
 #[derive(Clone)]
@@ -212,6 +214,9 @@ async fn put_blob(
     Path((_, digest)): Path<(String, String)>,
     body: axum::body::Bytes,
 ) -> StatusCode {
+    if coordinator.with(|kept| kept.hold_blobs) {
+        std::future::pending::<()>().await;
+    }
     coordinator.with(|kept| {
         if kept.refuse_blobs > 0 {
             kept.refuse_blobs -= 1;

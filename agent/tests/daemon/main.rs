@@ -7,6 +7,7 @@ mod agent;
 mod checkpoints;
 mod coordinator;
 mod healing;
+mod limits;
 
 use std::time::Duration;
 

@@ -270,3 +270,13 @@ async fn a_program_ends_at_the_limit_of_its_manifest_or_of_its_task() {
         assert!(failure.message.starts_with(why), "{script}: {failure}");
     }
 }
+
+#[tokio::test]
+async fn committing_and_sending_have_a_limit_that_stands_still_while_the_attempt_is_frozen() {
+    let (freeze, frozen) = watch::channel(true);
+    assert_eq!(within(Duration::ZERO, frozen.clone(), async { 1 }).await, Some(1));
+    let mut stuck = pin!(within(Duration::ZERO, frozen, std::future::pending::<()>()));
+    assert!(timeout(Duration::from_millis(20), &mut stuck).await.is_err());
+    freeze.send_replace(false);
+    assert_eq!(stuck.await, None);
+}
