@@ -13,12 +13,14 @@ use kage_core::failure_table::local_failure;
 use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
 use kage_core::task::{RepositoryRef, ResultRules};
+use kage_git::Secrets;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
+use crate::delivery::forms;
 use crate::delivery::live::{Live, Stop, StopReason};
 use crate::delivery::mask::Masker;
 use crate::delivery::outbox::{Outbox, OutboxClosed};
@@ -33,7 +35,7 @@ use crate::ground::port::{Ground, GroundAttempt, Warnings, Workspace};
 use crate::ground::work_folder::{self, NoFolder};
 use crate::identity::state::Paths;
 use crate::ports::{Blocking, Clock};
-use crate::process::{Places, Runner, TaskVariables, Turns};
+use crate::process::{Places, Runner, Secret, TaskVariables, Turns};
 
 mod transcript;
 mod checkpoints;
@@ -61,6 +63,8 @@ pub(crate) struct Resources {
     pub(crate) outbox: Outbox,
     pub(crate) live: Live,
     pub(crate) masker: Masker,
+    /// What the masker masks.
+    pub(crate) secrets: Vec<Secret>,
     pub(crate) contexts: Contexts,
     pub(crate) ground: Arc<dyn Ground>,
     pub(crate) worktrees: Worktrees,
@@ -92,6 +96,8 @@ struct Attempt {
     variables: TaskVariables,
     /// What lets a session's program in at its provider.
     admission: Admission,
+    /// What no file of its checkpoints and its result may have.
+    sought: Secrets,
     /// The presence of a session's attempt: the session's later attempts wait until it is gone.
     presence: Option<Presence<Arc<dyn Workspace>>>,
 }
@@ -189,14 +195,19 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         Err(failure) => (TaskVariables::default(), Admission::default(), Some(failure)),
     };
     let mut recording = resources.recording(id);
-    let secrets = [equipment.secrets(), variables.secrets(), admission.secrets()].concat();
-    recording.masker = recording.masker.and(&secrets);
+    let mut secrets = [equipment.secrets(), variables.secrets(), admission.secrets()].concat();
+    recording.masker = recording.masker.and(&Secret::values(&secrets));
+    let ordinary = variables.secrets();
+    secrets.retain(|secret| !(secret.is_plain() && ordinary.contains(secret)));
+    secrets.extend(resources.secrets.iter().cloned());
+    let sought = forms::sought(&secrets);
     let attempt = Attempt {
         recording,
         equipment,
         variables,
         admission,
         presence,
+        sought,
         id,
         work: grant.work,
         stop: grant.stop,

@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod live;
+pub(crate) mod forms;
 pub(crate) mod mask;
 pub(crate) mod output;
 pub(crate) mod hindrance;

@@ -25,9 +25,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use crate::adapters::port::Registry;
 use crate::adapters::{self, AdapterConfig};
 use crate::ports::Blocking;
-use crate::process::AgentEnvironment;
 use crate::process::handed::{Handed, Values};
 use crate::process::programs::Programs;
+use crate::process::{AgentEnvironment, Secret};
 
 /// How many shells' equipment is kept in memory; that of an older one is made again from its file.
 const KEPT: usize = 32;
@@ -49,7 +49,7 @@ pub(crate) struct Equipment {
 
 impl Equipment {
     /// The values that may not be shown.
-    pub(crate) fn secrets(&self) -> Vec<String> {
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
         self.adapters.values().flat_map(|adapter| adapter.secrets()).collect()
     }
 }

@@ -13,6 +13,7 @@
 //! ```
 
 pub(crate) mod allowance;
+mod secret;
 mod child;
 mod drive;
 mod environment;
@@ -49,6 +50,7 @@ pub use environment::{
     AgentEnvironment, Environment, EnvironmentParts, LoginVariable, ManifestVariables, Places, TaskVariables, Variable,
     VariableSource, WorkNames,
 };
+pub use secret::Secret;
 pub use turns::Turns;
 
 /// The hidden first argument that turns this executable into a warden.

@@ -38,7 +38,7 @@ use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Clock, Random};
 use crate::process::machine::brought_by;
 use crate::process::programs::Programs;
-use crate::process::{self, AgentEnvironment, Runner, Turns};
+use crate::process::{self, AgentEnvironment, Runner, Secret, Turns};
 
 /// What an agent is given from outside.
 #[derive(Clone)]
@@ -226,7 +226,13 @@ impl Stored {
             .adapters
             .values()
             .flat_map(|adapter| adapter.secrets())
-            .chain(config.credentials.token.clone())
+            .chain(
+                config
+                    .credentials
+                    .token
+                    .iter()
+                    .map(|token| Secret::new("the agent's token", token)),
+            )
             .collect();
         let (delivery, backlog) = Delivery::new(sender::DeliveryParts {
             ledger: Ledger::new(self.opened.leftovers),
@@ -302,7 +308,8 @@ impl Stored {
             limits: config.limits,
             outbox: self.opened.outbox,
             live,
-            masker: Masker::new(&secrets),
+            masker: Masker::new(&Secret::values(&secrets)),
+            secrets,
             contexts,
             ground,
             paths,

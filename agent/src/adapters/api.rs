@@ -38,7 +38,7 @@ use super::settings::{ApiSettings, BaseUrl, Models};
 use super::{AdapterConfig, LoadError, local_time};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
-use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Runner};
+use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Runner, Secret};
 use asked::Asked;
 use caller::Caller;
 use halt::Halt;
@@ -292,8 +292,9 @@ impl Adapter for ApiAdapter {
         }
     }
 
-    fn secrets(&self) -> Vec<String> {
-        self.key.iter().cloned().chain(self.agent.proxy_secrets()).collect()
+    fn secrets(&self) -> Vec<Secret> {
+        let key = self.key.iter().map(|key| Secret::new(self.provider.key_variable, key));
+        key.chain(self.agent.proxy_secrets()).collect()
     }
 
     fn resumes(&self) -> Resumes {

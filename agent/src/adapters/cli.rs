@@ -34,7 +34,7 @@ use crate::logins::{Login, Logins};
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{
     AgentEnvironment, Chunk, Command, Control, Environment, EnvironmentParts, Limits, Pipe, Places, RunError, Runner,
-    Stdin,
+    Secret, Stdin,
 };
 use entry::Entry;
 use manifest::{Manifest, Version};
@@ -200,7 +200,7 @@ fn start_failure(error: &RunError) -> Failure {
         RunError::Spawn { .. } | RunError::Warden { .. } => FailureKind::AdapterUnavailable,
         RunError::WardenLost { .. } | RunError::Wait { .. } => FailureKind::AdapterCrash,
     };
-    Failure::new(kind, chain(error))
+    local_failure(kind, chain(error))
 }
 
 impl Adapter for CliAdapter {
@@ -215,11 +215,10 @@ impl Adapter for CliAdapter {
         }
     }
 
-    fn secrets(&self) -> Vec<String> {
+    fn secrets(&self) -> Vec<Secret> {
         let names = self.manifest.env.secret.iter();
         names
-            .filter_map(|name| self.agent.text(name))
-            .map(str::to_owned)
+            .filter_map(|name| Some(Secret::new(name, self.agent.text(name)?)))
             .chain(self.agent.proxy_secrets())
             .collect()
     }

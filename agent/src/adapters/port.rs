@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
 use crate::logins::{Lent, Token};
-use crate::process::{Ended, Places, RunError, TaskVariables, Turns, WorkNames};
+use crate::process::{Ended, Places, RunError, Secret, TaskVariables, Turns, WorkNames};
 
 /// The adapters of an agent by name.
 pub type Registry = BTreeMap<AdapterName, Arc<dyn Adapter>>;
@@ -140,10 +140,10 @@ pub struct Admission {
 impl Admission {
     /// The values that may not be shown.
     #[must_use]
-    pub fn secrets(&self) -> Vec<String> {
+    pub fn secrets(&self) -> Vec<Secret> {
         let lent = self.lent.iter().map(|lent| &lent.token);
         lent.chain(&self.readable)
-            .map(|token| token.reveal().to_owned())
+            .map(|token| Secret::new("the session's login", token.reveal()))
             .collect()
     }
 }
@@ -262,7 +262,7 @@ pub trait Adapter: Send + Sync {
     fn info(&self) -> AdapterInfo;
 
     /// Values that must never appear in output: keys and tokens it holds.
-    fn secrets(&self) -> Vec<String>;
+    fn secrets(&self) -> Vec<Secret>;
 
     /// Takes what only one session at a time may have, for the session of an offer. `None`: there is
     /// nothing like that.

@@ -195,12 +195,15 @@ async fn workspace(
     if let Some(resume) = &work.resume {
         adopt(attempt, resume, place).await?;
     }
-    if place.is_some() {
+    if let Some(left) = place {
+        left.look_for(attempt.sought.clone());
         return Ok(WorktreeOrigin::Left);
     }
     let on = attempt.on(repository);
     let making = attempt.resources.ground.for_session(&on, work.resume.as_deref());
-    *place = Some(attempt.unless_stopped(making).await?);
+    let made = attempt.unless_stopped(making).await?;
+    made.look_for(attempt.sought.clone());
+    *place = Some(made);
     Ok(WorktreeOrigin::Made)
 }
 

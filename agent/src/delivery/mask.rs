@@ -1,20 +1,16 @@
-//! Masking of secrets in everything that leaves an attempt: each known value, and its encodings in
-//! base64, URLs and JSON, becomes `***`. Output comes in pieces, so the end of a piece that may be
+//! Masking of secrets in everything that leaves an attempt: each known value, and what common
+//! encodings make of it (`forms`), becomes `***`. Output comes in pieces, so the end of a piece that may be
 //! the beginning of a secret is held back until the next piece decides. When none comes, an end of
 //! a few bytes may be shown: the rest of the secret, should it follow, is masked all the same. A
 //! longer end is most likely the secret, and stays until the stream is over.
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use bytes::Bytes;
+
+use super::forms::{SHORTEST, forms};
 
 /// The text that replaces a secret.
 pub(crate) const MASK: &str = "***";
-
-/// Shorter values are not masked: they would hit ordinary words.
-const SHORTEST: usize = 6;
 
 /// The most bytes of a secret's beginning that may be shown when nothing follows them: at most half
 /// of the shortest secret.
@@ -199,48 +195,12 @@ impl StreamMasker {
 
 /// Every form of the secrets that are long enough.
 fn forms_of(secrets: &[String]) -> impl Iterator<Item = Vec<u8>> {
-    let secrets = secrets.iter().map(|secret| secret.trim());
-    secrets.filter(|secret| secret.len() >= SHORTEST).flat_map(forms)
-}
-
-/// A value and its forms in common encodings.
-fn forms(secret: &str) -> Vec<Vec<u8>> {
-    let mut forms = vec![secret.as_bytes().to_vec()];
-    if let Ok(quoted) = serde_json::to_string(secret) {
-        forms.push(quoted.as_bytes()[1..quoted.len() - 1].to_vec());
-    }
-    forms.push(
-        url::form_urlencoded::byte_serialize(secret.as_bytes())
-            .collect::<String>()
-            .into_bytes(),
-    );
-    let percent: String = secret
-        .bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect();
-    forms.push(percent.into_bytes());
-    for alphabet in [&alphabet::STANDARD, &alphabet::URL_SAFE] {
-        let engine = GeneralPurpose::new(alphabet, NO_PAD);
-        // Within a longer text the value begins at one of three positions of a group of three
-        // bytes; the characters that mix it with its neighbours are left out.
-        for shift in 0..3 {
-            let mut bytes = vec![0; shift];
-            bytes.extend_from_slice(secret.as_bytes());
-            let text = engine.encode(&bytes);
-            let first = (shift * 8).div_ceil(6);
-            let last = bytes.len() * 8 / 6;
-            forms.push(text.as_bytes()[first..last].to_vec());
-        }
-    }
-    forms.retain(|form| form.len() >= SHORTEST);
-    forms
+    secrets.iter().flat_map(|secret| forms(secret).texts)
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use proptest::prelude::*;
 
     use super::*;

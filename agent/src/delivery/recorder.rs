@@ -93,12 +93,16 @@ impl Recording {
             },
             EventBody::FilesChanged(mut files) => {
                 for file in &mut files {
-                    file.path = cut(std::mem::take(&mut file.path), NAME);
+                    file.path = cut(self.masker.text(std::mem::take(&mut file.path)), NAME);
                 }
                 EventBody::FilesChanged(files)
             }
             EventBody::ResultCommitted { mut result, pack } => {
                 listed(&mut result);
+                // A name that is no file's: what is left out tells of it, and nothing looks it up.
+                for file in &mut result.left_out {
+                    file.path = self.masker.text(std::mem::take(&mut file.path));
+                }
                 EventBody::ResultCommitted { result, pack }
             }
             EventBody::Finished(AttemptOutcome::Claimed)

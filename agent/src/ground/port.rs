@@ -17,6 +17,7 @@ use kage_core::failure::Failure;
 use kage_core::id::{AttemptId, Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::protect::Protection;
 use kage_core::task::{RepositoryRef, ResultRules};
+use kage_git::Secrets;
 
 use crate::delivery::recorder::Recording;
 
@@ -123,6 +124,9 @@ pub trait Workspace: fmt::Debug + Send + Sync {
 
     /// The commit that changes are told against: the base, or what is verified.
     fn base(&self) -> &Oid;
+
+    /// Sets what no file of a checkpoint or a result may have, from now on.
+    fn look_for(&self, _secrets: Secrets) {}
 
     /// How the files differ from the base now.
     fn changes(&self) -> Grounded<'_, Vec<FileChange>>;

@@ -20,6 +20,8 @@ mod own;
 pub use own::AgentEnvironment;
 use own::{ALLOWED, TERM};
 
+use crate::process::Secret;
+
 /// Where a variable of a program comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum VariableSource {
@@ -125,9 +127,11 @@ pub struct TaskVariables {
 impl TaskVariables {
     /// The values that may not be shown.
     #[must_use]
-    pub fn secrets(&self) -> Vec<String> {
-        let values = self.passed.values();
-        values.map(|value| value.to_string_lossy().into_owned()).collect()
+    pub fn secrets(&self) -> Vec<Secret> {
+        let passed = self.passed.iter();
+        passed
+            .map(|(name, value)| Secret::new(name, value.to_string_lossy()))
+            .collect()
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_agent::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput};
+use kage_agent::process::Secret;
 use kage_agent::{Config, Limits, Ports, Registry};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::FailureKind;
@@ -61,6 +62,26 @@ pub(crate) fn kind(kind: FailureKind) -> i32 {
     v1::FailureKind::from(kind).into()
 }
 
+/// Puts the secret somewhere in the worktree.
+fn spill(tree: &Path, how: &str) {
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let (name, text) = match how {
+        "honest" => ("config.env", format!("KEY={}\n", &SECRET[..SECRET.len() - 1])),
+        "content" => ("config.env", format!("KEY={SECRET}\n")),
+        "hex" => ("dump.bin", format!("\0\u{1}{hex}\0")),
+        "reversed" => ("notes", SECRET.chars().rev().collect()),
+        "name" => (SECRET, "named\n".to_owned()),
+        "folder" => (SECRET, String::new()),
+        other => panic!("{other}"),
+    };
+    if how == "folder" {
+        std::fs::create_dir_all(tree.join(name)).unwrap();
+        std::fs::write(tree.join(name).join("x"), "inside\n").unwrap();
+    } else {
+        std::fs::write(tree.join(name), text).unwrap();
+    }
+}
+
 /// An adapter that follows its prompt.
 struct Scripted {
     resumes: Resumes,
@@ -78,8 +99,8 @@ impl Adapter for Scripted {
         }
     }
 
-    fn secrets(&self) -> Vec<String> {
-        vec![SECRET.to_owned()]
+    fn secrets(&self) -> Vec<Secret> {
+        vec![Secret::new("SCRIPTED_KEY", SECRET)]
     }
 
     fn resumes(&self) -> Resumes {
@@ -152,6 +173,23 @@ impl Adapter for Scripted {
                     }
                     std::fs::write(tree.join("listed"), "").unwrap();
                 }
+                "spill" => {
+                    let (tree, steps) = (input.worktree.unwrap(), input.steps);
+                    let how = words.next().unwrap();
+                    for step in 0..2 {
+                        steps.message(format!("call {step}"));
+                        steps.tools_begin().await;
+                        std::fs::write(tree.join(format!("step{step}")), "done").unwrap();
+                        spill(&tree, how);
+                        steps.message(format!("result {step}"));
+                        steps.tools_ended();
+                    }
+                    // What it found is told before the attempt ends.
+                    if words.next() == Some("wait") {
+                        stop.cancelled().await;
+                        return AdapterEnd::Stopped;
+                    }
+                }
                 "stuck" => {
                     let (tree, steps) = (input.worktree.unwrap(), input.steps);
                     steps.message("the task");
@@ -181,7 +219,7 @@ impl Adapter for Scripted {
                     for step in done..all {
                         steps.message(format!("call {step}"));
                         steps.tools_begin().await;
-                        std::fs::write(tree.join(format!("step{step}")), SECRET).unwrap();
+                        std::fs::write(tree.join(format!("step{step}")), "done").unwrap();
                         steps.message(format!("result {step} {SECRET}"));
                         steps.tools_ended();
                     }

@@ -8,6 +8,7 @@ mod checkpoints;
 mod coordinator;
 mod healing;
 mod limits;
+mod secrets;
 
 use std::time::Duration;
 

@@ -113,7 +113,7 @@ impl Adapter for BenchAdapter {
         }
     }
 
-    fn secrets(&self) -> Vec<String> {
+    fn secrets(&self) -> Vec<kage_agent::process::Secret> {
         Vec::new()
     }
 

@@ -37,7 +37,7 @@ impl Adapter for Scripted {
         }
     }
 
-    fn secrets(&self) -> Vec<String> {
+    fn secrets(&self) -> Vec<kage_agent::process::Secret> {
         Vec::new()
     }
 

@@ -326,7 +326,7 @@ async fn without_a_key_it_is_there_and_says_what_to_do() {
     config.settings = key_file(file.path());
     let adapter = ApiAdapter::new(&messages::CLAUDE, &config).unwrap();
     assert_eq!(
-        (adapter.info().unavailable, adapter.secrets()),
+        (adapter.info().unavailable, Secret::values(&adapter.secrets())),
         (None, vec!["sk-from-file".to_owned()])
     );
 

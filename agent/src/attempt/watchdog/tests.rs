@@ -36,7 +36,7 @@ impl Adapter for Still {
         }
     }
 
-    fn secrets(&self) -> Vec<String> {
+    fn secrets(&self) -> Vec<crate::process::Secret> {
         Vec::new()
     }
 

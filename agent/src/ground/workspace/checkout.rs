@@ -13,10 +13,10 @@ use kage_core::failure_table::local_failure;
 use kage_core::id::{Digest, Oid, ProjectId};
 use kage_core::protect::Protection;
 use kage_git::restore::{Becomes, Restored};
-use kage_git::{GitError, Mirror, Worktree, diff};
+use kage_git::{GitError, Mirror, Secrets, Worktree, diff};
 use tokio::sync::OwnedRwLockReadGuard;
 
-use super::left_out::ToldFiles;
+use super::left_out::{ToldFiles, listed};
 use super::{Healer, WorkspaceError, assemble, removed};
 use crate::ground::blobs::Blobs;
 use crate::ground::pool::Pool;
@@ -46,9 +46,29 @@ fn failed(error: &GitError) -> Failure {
 impl Checkout {
     /// Tells which files were left out, each once.
     async fn tell_left_out(&self, warnings: &Warnings) {
-        for text in self.told.news(self.tree.left_out(), self.tree.rules()) {
+        let news = self.told.news(self.tree.left_out(), self.tree.rules());
+        for text in news.into_iter().chain(self.told.with_secrets(&self.tree.held())) {
             warnings.tell(text).await;
         }
+    }
+
+    /// Fails when a file that the session changed has a secret, whoever left it out or took it.
+    async fn hold_secrets(&self, warnings: &Warnings, result: Option<&ResultCommit>) -> Result<(), Failure> {
+        let mut held = self.tree.held();
+        if let Some(result) = result {
+            let looking = || self.tree.held_in(&result.commit);
+            let found = self.healer.steady(warnings, looking).await;
+            held.extend(found.map_err(|error| failed(&error))?);
+        }
+        if held.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "the result stays on this machine, because it has a secret: {}; read it from the environment instead, or \
+             ignore the file (.gitignore)",
+            listed(&held)
+        );
+        Err(Failure::new(FailureKind::SecretFound, text))
     }
 }
 
@@ -59,6 +79,10 @@ impl Workspace for Checkout {
 
     fn base(&self) -> &Oid {
         self.tree.base()
+    }
+
+    fn look_for(&self, secrets: Secrets) {
+        self.tree.look_for(secrets);
     }
 
     fn changes(&self) -> Grounded<'_, Vec<FileChange>> {
@@ -94,6 +118,7 @@ impl Workspace for Checkout {
             let committed = self.healer.steady(warnings, || self.tree.commit_result(message)).await;
             let committed = committed.map_err(|error| failed(&error))?;
             self.tell_left_out(warnings).await;
+            self.hold_secrets(warnings, committed.as_ref()).await?;
             Ok(committed)
         }
         .boxed()

@@ -7,18 +7,22 @@ use std::sync::{Mutex, PoisonError};
 
 use kage_core::left_out::{LeftOut, LeftOutReason, in_units};
 use kage_core::task::ResultRules;
+use kage_git::FileWithSecret;
 
 /// How many files one warning names.
 const NAMED: usize = 10;
 
 /// What was told so far.
 #[derive(Debug, Default)]
-pub(crate) struct ToldFiles(Mutex<BTreeMap<String, Discriminant<LeftOutReason>>>);
+pub(crate) struct ToldFiles {
+    left_out: Mutex<BTreeMap<String, Discriminant<LeftOutReason>>>,
+    with_secrets: Mutex<BTreeSet<FileWithSecret>>,
+}
 
 impl ToldFiles {
     /// Warnings about the files that were not told before, one for each reason.
     pub(crate) fn news(&self, left_out: Vec<LeftOut>, rules: &ResultRules) -> Vec<String> {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         let mut news: Vec<(LeftOutReason, BTreeSet<String>)> = Vec::new();
         for LeftOut { path, reason } in left_out {
             // A file that only grew is the same news.
@@ -39,6 +43,38 @@ impl ToldFiles {
         let told = news.iter().map(|(reason, names)| warning(*reason, names, rules));
         told.collect()
     }
+
+    /// A warning about the files with secrets that were not told before, if there are any.
+    pub(crate) fn with_secrets(&self, held: &[FileWithSecret]) -> Option<String> {
+        let mut told = self.with_secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let news: Vec<_> = held
+            .iter()
+            .filter(|file| told.insert((*file).clone()))
+            .cloned()
+            .collect();
+        (!news.is_empty()).then(|| {
+            format!(
+                "not in checkpoints, and a result with it is not sent, because it has a secret: {}; read it from the \
+                 environment instead, or ignore the file (.gitignore)",
+                listed(&news)
+            )
+        })
+    }
+}
+
+/// Files with secrets, as people are told of them: "secret of KEY in config/.env".
+pub(super) fn listed(files: &[FileWithSecret]) -> String {
+    let files: BTreeSet<&FileWithSecret> = files.iter().collect();
+    let named: Vec<String> = files
+        .iter()
+        .take(NAMED)
+        .map(|file| format!("secret of {} in {}", file.secrets.join(" and "), file.path))
+        .collect();
+    let mut list = named.join(", ");
+    if files.len() > NAMED {
+        list += &format!(" and {} more", files.len() - NAMED);
+    }
+    list
 }
 
 fn warning(reason: LeftOutReason, names: &BTreeSet<String>, rules: &ResultRules) -> String {
@@ -110,5 +146,23 @@ mod tests {
             many[0].ends_with("p10, p11, p12, p13, p14, p15, p16, p17, p18, p19 and 5 more"),
             "{many:?}"
         );
+    }
+
+    #[test]
+    fn a_file_with_a_secret_is_told_once_by_the_names_of_its_secrets() {
+        let told = ToldFiles::default();
+        let file = |path: &str, secrets: &[&str]| FileWithSecret {
+            path: path.to_owned(),
+            secrets: secrets.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let first = [file("config/.env", &["A_KEY"]), file("log", &["A_KEY", "B_KEY"])];
+        assert_eq!(
+            told.with_secrets(&first).unwrap(),
+            "not in checkpoints, and a result with it is not sent, because it has a secret: secret of A_KEY in \
+             config/.env, secret of A_KEY and B_KEY in log; read it from the environment instead, or ignore the file \
+             (.gitignore)"
+        );
+        assert_eq!(told.with_secrets(&first), None);
+        assert!(told.with_secrets(&[file("log", &["A_KEY"])]).is_some());
     }
 }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::process::Secret;
+
 /// Variables that say where tools, certificates and proxies are. They hold no secret, but for
 /// [`AgentEnvironment::proxy_secrets`].
 pub(super) const ALLOWED: &[&str] = &[
@@ -156,16 +158,18 @@ impl AgentEnvironment {
     /// What programs need for their proxies and nobody may read: names with passwords, and these
     /// alone.
     #[must_use]
-    pub fn proxy_secrets(&self) -> Vec<String> {
-        let values = PROXIES.iter().filter_map(|name| self.get(name)?.to_str());
+    pub fn proxy_secrets(&self) -> Vec<Secret> {
+        let values = PROXIES
+            .iter()
+            .filter_map(|name| Some((*name, self.get(name)?.to_str()?)));
         let mut secrets = Vec::new();
-        for value in values {
+        for (name, value) in values {
             let address = value.split_once("://").map_or(value, |(_, address)| address);
             let authority = address.split(['/', '?', '#']).next().unwrap_or(address);
             if let Some((user_info, _)) = authority.rsplit_once('@')
                 && let Some((_, password)) = user_info.split_once(':')
             {
-                secrets.extend([user_info.to_owned(), password.to_owned()]);
+                secrets.extend([user_info, password].map(|value| Secret::new(name, value)));
             }
         }
         secrets
@@ -192,7 +196,7 @@ mod tests {
             ("NO_PROXY", "a:b@c"),
         ]);
         assert_eq!(
-            agent.proxy_secrets(),
+            Secret::values(&agent.proxy_secrets()),
             ["me:p@ssword", "p@ssword", "you:secret", "secret"]
         );
     }

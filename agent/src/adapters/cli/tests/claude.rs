@@ -60,7 +60,7 @@ async fn the_built_in_manifest_makes_the_command_line_that_claude_wants() {
     let registry = crate::adapters::load(config).await.unwrap();
     let adapter = &registry[&"claude-code".parse::<kage_core::id::AdapterName>().unwrap()];
     assert_eq!(adapter.info().version, "2.1.330 (Claude Code)");
-    assert_eq!(adapter.secrets(), ["sk-ant-test"]);
+    assert_eq!(Secret::values(&adapter.secrets()), ["sk-ant-test"]);
 
     let told = run(
         Arc::clone(adapter),

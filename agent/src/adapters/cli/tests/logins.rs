@@ -58,7 +58,7 @@ async fn a_person_who_is_logged_in_needs_no_key_and_sessions_get_an_access_token
     assert!(words.starts_with("logged in (max), token until "), "{words}");
 
     let input = admitted(&adapter, &place).await;
-    assert_eq!(input.admission.secrets(), [ACCESS]);
+    assert_eq!(Secret::values(&input.admission.secrets()), [ACCESS]);
     let told = run(Arc::clone(&adapter), input, CancellationToken::new()).await;
     assert!(
         told.stdout.contains(&format!("CLAUDE_CODE_OAUTH_TOKEN={ACCESS}\n")),
@@ -178,7 +178,11 @@ async fn a_program_that_owns_its_login_has_it_for_one_session_at_a_time() {
         "{why}"
     );
     let input = admitted(&adapter, &place).await;
-    assert_eq!(input.admission.secrets(), ["access-1", "refresh-1"], "both are masked");
+    assert_eq!(
+        Secret::values(&input.admission.secrets()),
+        ["access-1", "refresh-1"],
+        "both are masked"
+    );
     let told = run(Arc::clone(&adapter), input, CancellationToken::new()).await;
     assert!(told.stdout.starts_with("{\"a\":\"access-1\""), "{}", told.stdout);
     drop(first);

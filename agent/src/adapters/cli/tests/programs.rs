@@ -53,7 +53,7 @@ async fn secrets_are_named_for_masking() {
     let adapter = place
         .adapter("name = 'x'\ncommand = 'sh'\n[env]\nsecret = ['MY_KEY', 'ABSENT']")
         .await;
-    assert_eq!(adapter.secrets(), ["key-123456"]);
+    assert_eq!(Secret::values(&adapter.secrets()), ["key-123456"]);
 }
 
 #[tokio::test]
