@@ -97,6 +97,12 @@ pub enum GitError {
         /// A clause that says what is too much.
         reason: String,
     },
+    /// A checkout that is not what its commit says: what it was made of is damaged, or it was changed.
+    #[error("the checkout is not as its commit has it: {}", path.display())]
+    NotAsCommitted {
+        /// The first path, relative to the checkout.
+        path: PathBuf,
+    },
     /// A path in a tree that must not be written to a disk.
     #[error("the path {path:?} is not safe to write")]
     UnsafePath { path: String },
@@ -262,6 +268,7 @@ impl GitError {
             | Self::TooMuch { .. }
             | Self::PackRefused { .. }
             | Self::UnsafePath { .. }
+            | Self::NotAsCommitted { .. }
             | Self::ReferenceName { .. } => false,
         }
     }
@@ -296,7 +303,7 @@ impl GitError {
                 !machine && is_of_repository(source.class())
             }
             Self::Io { path: of, source, .. } => of.starts_with(path) && is_wrong_file(source),
-            Self::Unexpected { .. } => true,
+            Self::Unexpected { .. } | Self::NotAsCommitted { .. } => true,
             Self::Spawn { .. }
             | Self::Interrupted { .. }
             | Self::TooMuchOutput { .. }

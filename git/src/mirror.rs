@@ -22,12 +22,14 @@ mod growth;
 pub(crate) mod pack_scan;
 mod sound;
 
+mod check;
 mod damage;
 mod heal;
 mod incoming;
 mod leftovers;
 mod lookup;
 
+pub(crate) use check::{check_loose, in_threads};
 pub use heal::{Incident, Origin, Wanted, discard_damaged, incidents};
 pub use incoming::Incoming;
 use leftovers::InUse;
@@ -184,27 +186,6 @@ impl Mirror {
     /// When git cannot run.
     pub async fn has_folder(&self, commit: &Oid, folder: &Folder) -> Result<bool, GitError> {
         has_folder(self.git("ls-tree"), commit, folder).await
-    }
-
-    /// Reads and hashes all files of these commits. A checkout does not: it writes an object's
-    /// content without comparing it with the id. Earlier commits are not read.
-    ///
-    /// # Errors
-    /// When an object is missing, damaged or wrong, or git cannot run.
-    pub async fn check_files_of(&self, commits: &[Oid]) -> Result<(), GitError> {
-        self.git("rev-list")
-            .args([
-                "--objects",
-                "--verify-objects",
-                "--no-walk",
-                "--quiet",
-                "--end-of-options",
-            ])
-            .args(commits.iter().map(Oid::as_str))
-            // It reports a wrong object and still exits with 0.
-            .run_quietly()
-            .await
-            .map(drop)
     }
 
     /// Points `name` at `new` if the present target is as expected. Durable when it returns.

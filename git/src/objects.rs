@@ -39,7 +39,7 @@ pub(crate) mod mode {
 }
 
 /// Larger files are streamed instead of read into memory.
-const STREAMED_BYTES: u64 = 16 << 20;
+pub(crate) const STREAMED_BYTES: u64 = 16 << 20;
 
 /// How much more than its size is read of a file that grows meanwhile.
 const GROWTH: u64 = 1 << 20;

@@ -49,6 +49,7 @@ mod include;
 mod large;
 mod names;
 mod new_files;
+mod proof;
 mod reuse;
 mod rules;
 mod submodules;
@@ -196,10 +197,10 @@ impl Worktree {
 
     /// Makes every protected path equal to `base`: changed content is replaced, missing files come
     /// back, and files that match a pattern but are not in `base` are deleted. Never follows a
-    /// symbolic link. Returns the changed paths, sorted.
+    /// symbolic link. The content of all of them is proved by hash then. Returns the changed paths, sorted.
     ///
     /// # Errors
-    /// When git fails or the file system refuses.
+    /// When git fails, the file system refuses, or the mirror has another file for one of the base.
     pub async fn restore_paths(&self, base: &Oid, protection: &Protection) -> Result<Vec<String>, GitError> {
         let index = self.index_copy().await?;
         let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &*index);
@@ -211,7 +212,9 @@ impl Worktree {
         let mut differing = paths_of(&git("diff").args(DIFF).arg("--name-only").run().await?);
         let named = protection.named(kept.iter().filter_map(|path| path.to_str()));
         let is_named = |path: &Path| path.to_str().is_some_and(|path| named.contains(path));
-        differing.retain(|path| protection.patterns().matches(path) || is_named(path));
+        let is_protected = |path: &Path| protection.patterns().matches(path) || is_named(path);
+        differing.retain(|path| is_protected(path));
+        let protected: HashSet<PathBuf> = kept.iter().filter(|path| is_protected(path)).cloned().collect();
         let (root, patterns) = (self.path.clone(), protection.patterns().clone());
         let (included, filled) = (included::names(&self.shadow)?, filled_submodules::filled(&self.shadow)?);
         let mut changed = blocking("restoring protected paths", move || {
@@ -220,7 +223,8 @@ impl Worktree {
         })
         .await?;
         let mut list = Vec::new();
-        for path in &differing {
+        // Also those with other line ends alone, which are no difference to git.
+        for path in &protected {
             list.extend_from_slice(path.as_os_str().as_bytes());
             list.push(0);
         }
@@ -230,6 +234,7 @@ impl Worktree {
             .stdin(list)
             .run()
             .await?;
+        self.prove_paths(base, protected).await?;
         self.refill_large().await?;
         changed.extend(differing);
         let mut shown: Vec<String> = changed.iter().map(|path| path.to_string_lossy().into_owned()).collect();

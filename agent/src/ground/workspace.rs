@@ -36,6 +36,7 @@ use crate::ports::Random;
 mod left_out;
 mod checkout;
 mod healing;
+mod proving;
 
 pub(crate) use checkout::Checkout;
 pub(crate) use healing::Healer;
@@ -207,8 +208,8 @@ impl MirrorGround {
         }
     }
 
-    /// A clean worktree of a session's result; its mirror has the base as well. The objects of both
-    /// are hashed: a verdict on files that differ from the commit would mean nothing.
+    /// A clean worktree of a session's result; its mirror has the base as well. The objects of both, and
+    /// the files themselves, are hashed: a verdict on files that differ from the commit would mean nothing.
     async fn verify(&self, of: &GroundAttempt, session: SessionId, result: &Oid) -> Result<Checkout, WorkspaceError> {
         let reference = format!("refs/kage/results/{session}");
         let commit = result.clone();
@@ -241,10 +242,7 @@ impl MirrorGround {
         }
         let hashed = mirror.check_files_of(&commits).await;
         hashed.map_err(WorkspaceError::Mirror)?;
-        let path = self.paths.worktree(of.attempt);
-        let tree = self.pool.worktree(&mirror, &path, result).await;
-        let tree = tree.map_err(WorkspaceError::Create)?;
-        complete(&tree, of).await?;
+        let tree = self.proved(&mirror, of, result).await?;
         Ok(self.checkout(mirror, tree, source, in_use))
     }
 

@@ -18,9 +18,9 @@ use crate::agent::{Agent, failure, kind, work};
 use crate::checkpoints::{Source, git, result, until};
 use crate::coordinator::Served;
 
-const MIRROR: &str = "mirrors/default/repo.git";
+pub(crate) const MIRROR: &str = "mirrors/default/repo.git";
 
-fn pack(mirror: &Path) -> PathBuf {
+pub(crate) fn pack(mirror: &Path) -> PathBuf {
     let entries = std::fs::read_dir(mirror.join("objects/pack")).unwrap();
     let mut packs = entries.map(|entry| entry.unwrap().path());
     packs
@@ -38,7 +38,7 @@ fn zero_pack(mirror: &Path) {
 }
 
 /// Unpacks all objects into files; returns the path of the object of the file `first`.
-fn unpack(mirror: &Path, base: &Oid) -> PathBuf {
+pub(crate) fn unpack(mirror: &Path, base: &Oid) -> PathBuf {
     let packed = pack(mirror);
     let outside = mirror.join("outside");
     std::fs::rename(&packed, &outside).unwrap();
@@ -53,7 +53,7 @@ fn unpack(mirror: &Path, base: &Oid) -> PathBuf {
     loose(mirror, &git(mirror, &["rev-parse", &format!("{base}:first")]))
 }
 
-fn loose(mirror: &Path, id: &str) -> PathBuf {
+pub(crate) fn loose(mirror: &Path, id: &str) -> PathBuf {
     mirror.join("objects").join(&id[..2]).join(&id[2..])
 }
 
@@ -74,7 +74,7 @@ fn told(events: &[v1::Event]) -> Vec<String> {
     told.collect()
 }
 
-fn verdict(events: &[v1::Event]) -> (i32, String) {
+pub(crate) fn verdict(events: &[v1::Event]) -> (i32, String) {
     match events.last().and_then(|event| event.body.clone()) {
         Some(Body::Finished(v1::Finished {
             outcome: Some(Outcome::Verdict(verdict)),

@@ -6,6 +6,7 @@
 mod agent;
 mod checkpoints;
 mod coordinator;
+mod forged;
 mod healing;
 mod limits;
 mod secrets;

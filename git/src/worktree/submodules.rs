@@ -18,7 +18,7 @@ use crate::mirror::FIRST_BESIDE;
 use crate::objects::{id_of, mode, oid_of};
 use crate::shadow::{IDENTITY, Shadow, make_repository};
 use crate::staging::lines;
-use crate::submodules::{SUBMODULES, entries_of, filled_file, has_parent, read, tree_of_commit};
+use crate::submodules::{SUBMODULES, entries_of, filled, filled_file, has_parent, read, tree_of_commit};
 
 /// A submodule whose git directory is made.
 struct Ready {
@@ -65,6 +65,42 @@ impl Worktree {
         let file = filled_file(&self.shadow);
         fs::write(&file, lines(&filled)).map_err(GitError::io("write", &file))
     }
+}
+
+/// A submodule whose folder has its files.
+#[derive(Debug)]
+pub(super) struct Filled {
+    /// Relative to the worktree.
+    pub(super) path: PathBuf,
+    pub(super) git_dir: PathBuf,
+    pub(super) tree: Oid,
+}
+
+/// The submodules of a commit of names that have their files in the worktree.
+pub(super) async fn filled_at(worktree: &Worktree, commit: &Oid) -> Result<Vec<Filled>, GitError> {
+    let (mirror, root, base) = (
+        worktree.mirror.path().to_owned(),
+        worktree.path.clone(),
+        worktree.base.clone(),
+    );
+    let (shadow, commit) = (worktree.shadow.clone(), commit.clone());
+    blocking("reading submodules", move || {
+        let filled = filled(&shadow)?;
+        let all = known(&mirror, &base, &commit)?.into_iter().enumerate();
+        Ok(all
+            .filter(|(_, sent)| filled.contains(&sent.path))
+            .map(|(number, sent)| Filled {
+                git_dir: git_dir_of(&root, number),
+                path: sent.path,
+                tree: sent.tree,
+            })
+            .collect())
+    })
+    .await
+}
+
+fn git_dir_of(root: &Path, number: usize) -> PathBuf {
+    root.join(".git/modules").join(number.to_string())
 }
 
 /// A submodule as it was sent.
@@ -164,7 +200,7 @@ fn make(root: &Path, number: usize, sent: Sent, objects: PathBuf) -> Result<Opti
     if entries.next().is_some() {
         return Ok(None);
     }
-    let git_dir = root.join(".git/modules").join(number.to_string());
+    let git_dir = git_dir_of(root, number);
     let (name, email) = IDENTITY;
     let work_tree = quoted(&full);
     let config = format!(

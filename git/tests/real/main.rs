@@ -30,6 +30,7 @@ mod names;
 mod odd;
 mod packs;
 mod planted;
+mod proofs;
 mod restores;
 mod restores_many;
 mod restores_random;

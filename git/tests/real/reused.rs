@@ -68,6 +68,7 @@ async fn assert_alike(sandbox: &Sandbox, taken: &Worktree, fresh: &Worktree) {
             ""
         );
         assert_eq!(worktree.changes().await.unwrap(), []);
+        worktree.prove().await.unwrap();
     }
     let head = |worktree: &Worktree| sandbox.git(worktree.path(), &["rev-parse", "HEAD"]);
     assert_eq!(head(taken), head(fresh));

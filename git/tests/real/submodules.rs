@@ -18,7 +18,7 @@ fn git(sandbox: &Sandbox, repository: &Path, args: &[&str]) -> String {
 
 /// A repository with the submodule `vendor/part`, which has the submodule `deep`; both have an older
 /// commit too.
-fn project(sandbox: &Sandbox) -> PathBuf {
+pub(crate) fn project(sandbox: &Sandbox) -> PathBuf {
     let deep = sandbox.repository("deep", &[("old", "o\n")]);
     write(&deep.join("d"), "d\n");
     sandbox.commit(&deep, "deep");
@@ -55,7 +55,7 @@ async fn snapshot(repository: &Path) -> Snapshot {
 }
 
 /// Sends a base to a mirror. Returns it with its names.
-async fn send(sandbox: &Sandbox, repository: &Path) -> (Mirror, Oid, Oid) {
+pub(crate) async fn send(sandbox: &Sandbox, repository: &Path) -> (Mirror, Oid, Oid) {
     let there = Mirror::open_or_init(sandbox.path("there.git")).await.unwrap();
     let taken = snapshot(repository).await;
     taken
