@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_core::checkpoint::Work;
 use kage_core::event::ResultCommit;
+use kage_core::failure::Failure;
 use kage_core::folder::Folder;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::task::{RepositoryRef, ResultRules};
@@ -128,9 +129,9 @@ pub trait Objects: Send + Sync {
     /// True when a blob was stored.
     fn has_blob<'a>(&'a self, project: &'a ProjectId, digest: &'a Digest) -> BoxFuture<'a, io::Result<bool>>;
 
-    /// Takes a result into its task's repository, so that it can be fetched there. Taking it twice
-    /// does no harm.
-    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<(), ResultNotTaken>>;
+    /// Takes a result into its task's repository, so that it can be fetched there, and returns what it is
+    /// by its objects. Taking it twice does no harm.
+    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<ResultCommit, ResultNotTaken>>;
 
     /// Makes a result of work that nobody claimed, so that it can be fetched from its task's
     /// repository: `None` when the work comes to nothing. Making it twice does no harm.
@@ -156,6 +157,7 @@ pub struct ArrivedResult<'a> {
     pub project: &'a ProjectId,
     pub repository: &'a RepositoryRef,
     pub session: SessionId,
+    /// What its agent says of it.
     pub result: &'a ResultCommit,
     /// The blob with its objects.
     pub pack: &'a Digest,
@@ -183,9 +185,9 @@ pub enum ResultNotTaken {
     /// The same result may be taken later.
     #[error("{0}")]
     Later(String),
-    /// The same result is never taken.
-    #[error("{0}")]
-    Never(String),
+    /// The same result is never taken: how its session fails.
+    #[error("{}", .0.message)]
+    Never(Failure),
 }
 
 /// What a coordinator is given from outside.

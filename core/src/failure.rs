@@ -45,6 +45,8 @@ words! {
         ResultTooLarge = "result_too_large" ("result too large"),
         /// The files that it changed have a key or another secret of its own.
         SecretFound = "secret_found" ("secret in the files"),
+        /// What its agent sent is no result of the session; the coordinator does not take it.
+        ResultRefused = "result_refused" ("result refused"),
         /// The adapter's program ended unexpectedly.
         AdapterCrash = "adapter_crash" ("adapter crashed"),
         /// The adapter cannot be started on this agent.

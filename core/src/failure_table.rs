@@ -282,6 +282,7 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::NoChange
         | FailureKind::ResultTooLarge
         | FailureKind::SecretFound
+        | FailureKind::ResultRefused
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull

@@ -27,6 +27,7 @@ pub mod recovery;
 pub mod checkpoint;
 pub mod left_out;
 pub mod event;
+pub mod sent_result;
 pub mod rework;
 pub mod session;
 pub mod context;

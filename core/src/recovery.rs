@@ -443,6 +443,11 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
              environment, or ignore the file (.gitignore)",
             High,
         ),
+        Kind::ResultRefused => escalate(
+            "the same result would be refused again; if its files are the reason, change the prompt, and else look at \
+             the agent that sent it: its version, its log, and whether it is yours",
+            High,
+        ),
         Kind::BudgetExceeded => escalate("the budget is spent; raise the limit and run again", High),
         Kind::Cancelled => escalate("it was asked to stop", High),
     }

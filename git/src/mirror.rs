@@ -28,6 +28,7 @@ mod heal;
 mod incoming;
 mod leftovers;
 mod lookup;
+mod sent;
 
 pub(crate) use check::{check_loose, in_threads};
 pub use heal::{Incident, Origin, Wanted, discard_damaged, incidents};

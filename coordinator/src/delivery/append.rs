@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::TakenCheckpoint;
-use kage_core::event::{Event, EventBody, OutputStream, ResultCommit};
+use kage_core::event::{AttemptOutcome, Event, EventBody, OutputStream, ResultCommit};
+use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::job::JobType;
 use kage_core::recovery::Jitter;
@@ -53,6 +54,15 @@ struct Subject {
     refused: Option<String>,
     /// Whether it works on the session, and does not check it.
     has_results: bool,
+}
+
+/// Why a result is never accepted, by what follows from that.
+#[derive(Debug)]
+enum NoResult {
+    /// The attempt could not have one: its job is done again.
+    Attempt(String),
+    /// The session fails with this.
+    Session(Failure),
 }
 
 /// Whether the intake continues.
@@ -129,11 +139,20 @@ impl AttemptIntake {
             }
         };
         let mut finished = false;
-        for event in &events {
-            if let EventBody::ResultCommitted { result, pack } = &event.body
-                && let Err(reason) = self.result(result, pack).await?
-            {
-                return self.give_up(reason, responses).await;
+        let mut refused = None;
+        let mut taken = Vec::with_capacity(events.len());
+        for mut event in events {
+            if let EventBody::ResultCommitted { result, pack } = &mut event.body {
+                match self.result(result, pack).await? {
+                    Ok(Some(found)) => *result = found,
+                    Ok(None) => {}
+                    Err(NoResult::Attempt(reason)) => return self.give_up(reason, responses).await,
+                    Err(NoResult::Session(failure)) => {
+                        // The attempt ends in its place, with the reason. What follows it is not stored.
+                        refused = Some(failure.message.clone());
+                        event.body = EventBody::Finished(AttemptOutcome::Failed(failure));
+                    }
+                }
             }
             if let EventBody::CheckpointTaken(taken) = &event.body
                 && let Err(reason) = self.checkpoint(taken).await?
@@ -144,7 +163,23 @@ impl AttemptIntake {
                 finished = true;
                 self.before_end().await?;
             }
+            taken.push(event);
+            if refused.is_some() {
+                break;
+            }
         }
+        let after = self.store(taken, finished, responses).await?;
+        match refused {
+            // Unless it was rejected for another reason.
+            Some(reason) if after == After::Finished && self.rejected.is_none() => {
+                Ok(self.reject(reason, responses).await)
+            }
+            Some(_) | None => Ok(after),
+        }
+    }
+
+    /// Stores events, and answers.
+    async fn store(&mut self, events: Vec<Event>, finished: bool, responses: &Responses) -> Result<After, ApiError> {
         let Some(agent) = self.speaker().await? else {
             return Ok(self.reject("no such attempt was started".to_owned(), responses).await);
         };
@@ -248,24 +283,32 @@ impl AttemptIntake {
         Ok(self.reject(reason, responses).await)
     }
 
-    /// An inner `Err`: the result can never be accepted.
-    async fn result(&mut self, result: &ResultCommit, pack: &Digest) -> Result<Result<(), String>, ApiError> {
+    /// What a result is by its objects; `None`: the store refuses the event anyway. An inner `Err`: it can
+    /// never be accepted.
+    async fn result(
+        &mut self,
+        result: &ResultCommit,
+        pack: &Digest,
+    ) -> Result<Result<Option<ResultCommit>, NoResult>, ApiError> {
         let Some(subject) = self.subject().await? else {
-            return Ok(Ok(()));
+            return Ok(Ok(None));
         };
         if subject.refused.is_some() {
             // The store reports it when it gets the event.
-            return Ok(Ok(()));
+            return Ok(Ok(None));
         }
         if !subject.has_results {
-            return Ok(Err("only work on a session has a result".to_owned()));
+            let reason = "only work on a session has a result".to_owned();
+            return Ok(Err(NoResult::Attempt(reason)));
         }
         let (task, session) = (subject.task, subject.session);
         let Some((project, repository, rules)) = self.place_of(task).await? else {
-            return Ok(Err("the task was removed".to_owned()));
+            return Ok(Err(NoResult::Attempt("the task was removed".to_owned())));
         };
         let Some(repository) = &repository else {
-            return Ok(Err("the task has no repository to take a result into".to_owned()));
+            let why = "the task has no repository to take a result into";
+            let failure = Failure::new(FailureKind::ResultRefused, why);
+            return Ok(Err(NoResult::Session(failure)));
         };
         let fence = &self.fence;
         let arrived = ArrivedResult {
@@ -278,10 +321,15 @@ impl AttemptIntake {
             ended: &|| fence.is_closed(),
         };
         match self.coordinator.objects.take_in(arrived).await {
+            Ok(found) => Ok(Ok(Some(found))),
             // Of an attempt that has ended, the store says so when it gets the event.
-            Ok(()) | Err(ResultNotTaken::Ended) => Ok(Ok(())),
+            Err(ResultNotTaken::Ended) => Ok(Ok(None)),
             Err(ResultNotTaken::Later(message)) => Err(ApiError::Unavailable { message, retry: None }),
-            Err(ResultNotTaken::Never(reason)) => Ok(Err(reason)),
+            Err(ResultNotTaken::Never(failure)) => {
+                let attempt = self.key.attempt;
+                tracing::warn!(%attempt, failure = failure.message, "attempt ended: its result is refused");
+                Ok(Err(NoResult::Session(failure)))
+            }
         }
     }
 

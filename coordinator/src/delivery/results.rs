@@ -1,6 +1,8 @@
 //! Results of sessions: the uploaded thin pack goes into the task's repository and gets its
 //! reference before the event that reports it is stored. So a verify job never waits for objects.
-//! Also results that are made here, of the checkpoints of sessions that claimed none.
+//! What a result is - its parent, its tree, what it changes - is read from the objects here, and never
+//! taken from the agent's words: risk and ranking are made of it. Also results that are made here, of the
+//! checkpoints of sessions that claimed none.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +12,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
 use kage_core::event::ResultCommit;
+use kage_core::failure::{Failure, FailureKind};
 use kage_core::folder::Folder;
 use kage_core::id::{Digest, Oid, ProjectId, RepositoryName};
+use kage_core::sent_result::NotAResult;
 use kage_core::task::RepositoryRef;
-use kage_git::{Expected, GitError, RefusedObject};
+use kage_git::{Expected, GitError, Mirror, RefusedObject};
 
 use crate::data::blobs::{BlobError, Blobs};
 use crate::data::repositories::{Repositories, result_ref};
@@ -32,24 +36,35 @@ enum ResultError {
     /// git refused the pack or the reference.
     #[error("git did not take the result")]
     Git(#[source] GitError),
+    /// The pack is there, and an object of the result or of its base is missing, damaged or another one.
+    #[error("the objects of the result cannot be read")]
+    Unreadable(#[source] GitError),
+    /// By its objects it is something else.
+    #[error("the commit that was sent is no result of this task")]
+    NotOne(#[source] NotAResult),
     /// The attempt lost its authority meanwhile.
     #[error("the attempt has ended")]
     Ended,
 }
 
 impl ResultError {
-    /// What a person is told.
-    fn words(&self) -> String {
+    /// How the session fails by it.
+    fn failure(&self) -> Failure {
         let refused = match self {
             Self::Git(error) => error.refused_object(),
-            Self::RepositoryGone | Self::NoPack(_) | Self::Blob(_) | Self::Ended => None,
+            Self::NotOne(_) => return Failure::new(FailureKind::ResultRefused, chain(self)),
+            Self::RepositoryGone | Self::NoPack(_) | Self::Blob(_) | Self::Unreadable(_) | Self::Ended => None,
         };
         match refused {
-            Some(RefusedObject { object, flaw, words }) => format!(
-                "the result has an object that git programs can be attacked with, so it is not taken: {object} \
-                 ({flaw}: {words})"
+            Some(RefusedObject { object, flaw, words }) => Failure::new(
+                FailureKind::ResultRefused,
+                format!(
+                    "the result has an object that git programs can be attacked with, so it is not taken: {object} \
+                     ({flaw}: {words})"
+                ),
             ),
-            None => chain(self),
+            // Another attempt sends its objects anew.
+            None => Failure::new(FailureKind::CorruptedState, chain(self)),
         }
     }
 
@@ -57,8 +72,8 @@ impl ResultError {
     fn is_transient(&self) -> bool {
         match self {
             Self::Blob(_) => true,
-            Self::Git(error) => error.is_transient(),
-            Self::RepositoryGone | Self::NoPack(_) | Self::Ended => false,
+            Self::Git(error) | Self::Unreadable(error) => error.is_transient(),
+            Self::RepositoryGone | Self::NoPack(_) | Self::NotOne(_) | Self::Ended => false,
         }
     }
 }
@@ -113,16 +128,17 @@ impl Objects for StoredObjects {
         .boxed()
     }
 
-    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<(), ResultNotTaken>> {
+    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<ResultCommit, ResultNotTaken>> {
         async move {
-            let Err(error) = self.take(&arrived).await else {
-                return Ok(());
+            let error = match self.take(&arrived).await {
+                Ok(taken) => return Ok(taken),
+                Err(error) => error,
             };
             tracing::warn!(?arrived, error = chain(&error), "result not taken");
             Err(match &error {
                 ResultError::Ended => ResultNotTaken::Ended,
                 error if error.is_transient() => ResultNotTaken::Later(error.to_string()),
-                error => ResultNotTaken::Never(error.words()),
+                error => ResultNotTaken::Never(error.failure()),
             })
         }
         .boxed()
@@ -134,7 +150,7 @@ impl Objects for StoredObjects {
                 tracing::warn!(?unclaimed, error = chain(&error), "unfinished work not saved");
                 match error.is_transient() {
                     true => ResultNotTaken::Later(chain(&error)),
-                    false => ResultNotTaken::Never(error.words()),
+                    false => ResultNotTaken::Never(error.failure()),
                 }
             })
         }
@@ -186,7 +202,7 @@ impl StoredObjects {
         })
     }
 
-    async fn take(&self, arrived: &ArrivedResult<'_>) -> Result<(), ResultError> {
+    async fn take(&self, arrived: &ArrivedResult<'_>) -> Result<ResultCommit, ResultError> {
         let (project, commit) = (arrived.project, &arrived.result.commit);
         let mirror = self
             .repositories
@@ -196,12 +212,15 @@ impl StoredObjects {
             .ok_or(ResultError::RepositoryGone)?;
         let reference = result_ref(arrived.session);
         let before = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
-        if before.as_ref() == Some(commit) {
-            return Ok(());
+        if before.as_ref() == Some(commit)
+            && let Ok(taken) = read(&mirror, arrived).await
+        {
+            return Ok(taken);
         }
         let file = self.pack(project, arrived.pack).await?;
         let taken = mirror.ingest_result(file, commit, arrived.rules).await;
         taken.map_err(ResultError::Git)?;
+        let taken = read(&mirror, arrived).await?;
         // A slow older attempt must not overwrite the result of a newer one: it was ended before the
         // newer one began, and the reference moved meanwhile.
         if (arrived.ended)() {
@@ -209,14 +228,33 @@ impl StoredObjects {
         }
         let expected = before.map_or(Expected::Absent, Expected::At);
         let Err(error) = mirror.update_ref(&reference, commit, &expected).await else {
-            return Ok(());
+            return Ok(taken);
         };
         // An agent that reconnected sends the same result again, and that call may have finished
         // first.
         let now = mirror.resolve(&reference).await.map_err(ResultError::Git)?;
         if now.as_ref() == Some(commit) {
-            return Ok(());
+            return Ok(taken);
         }
         Err(ResultError::Git(error))
     }
+}
+
+/// What a result is by its objects, which are here. What its session left out is in no object: that the
+/// agent says.
+async fn read(mirror: &Mirror, arrived: &ArrivedResult<'_>) -> Result<ResultCommit, ResultError> {
+    let (base, said) = (&arrived.repository.base, arrived.result);
+    let found = mirror.read_result(base, &said.commit, said.tree.as_ref()).await;
+    let found = found.map_err(ResultError::Unreadable)?.map_err(ResultError::NotOne)?;
+    let result = ResultCommit {
+        left_out: said.left_out.clone(),
+        ..found
+    };
+    if said.diff != result.diff || said.paths != result.paths || said.deleted != result.deleted {
+        tracing::warn!(
+            ?arrived,
+            "an agent said something else of its result than the objects say"
+        );
+    }
+    Ok(result)
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::cause::chain;
-use kage_core::checkpoint::Work;
+use kage_core::checkpoint::{BrokenChain, Work};
 use kage_core::event::ResultCommit;
+use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{Oid, SessionId, TaskId};
 use kage_core::session::{Session, SessionState};
 use kage_core::task::TaskState;
@@ -157,7 +158,9 @@ async fn made_of(
     let all = coordinator.store.checkpoints(view.task.id, session.id).await;
     let all = all.map_err(|error| ResultNotTaken::Later(chain(&error)))?;
     let work = Work::of(session.checkpoints.head.as_ref(), &all, &repository.base);
-    let Some(work) = work.map_err(|error| ResultNotTaken::Never(error.to_string()))? else {
+    let broken =
+        |error: BrokenChain| ResultNotTaken::Never(Failure::new(FailureKind::CorruptedState, error.to_string()));
+    let Some(work) = work.map_err(broken)? else {
         return Ok(None);
     };
     let message = format!(

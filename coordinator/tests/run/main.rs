@@ -12,6 +12,7 @@ mod deadlines;
 mod delivery;
 mod unknown_outcome;
 mod fleet;
+mod forgery;
 mod lists;
 mod origins;
 mod planes;

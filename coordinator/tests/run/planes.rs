@@ -205,7 +205,7 @@ async fn a_result_that_git_refuses_ends_the_attempt_with_the_reason() {
     let url = format!("http://{}/git/default/repo", cluster.address);
     let refspec = format!("HEAD:refs/kage/bases/{base}");
     git(&repo, &["push", "-q", &url, &refspec], Some(&bearer)).await;
-    cluster.create(of_repo).await;
+    let task = cluster.create(of_repo).await;
     let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
     let granted = agent.take().await;
     let modules = "[submodule \"x\"]\n\tpath = x\n\turl = -u./evil\n";
@@ -233,6 +233,13 @@ async fn a_result_that_git_refuses_ends_the_attempt_with_the_reason() {
         .await;
     let told = agent.rejected().await;
     assert!(told.contains(&blob) && told.contains("gitmodulesUrl"), "{told}");
+    let session = cluster.get(&task.id).await.sessions.remove(0);
+    let failure = session.failure.clone().unwrap_or_default();
+    assert_eq!((session.state(), session.attempts), (v1::SessionState::Failed, 1));
+    assert_eq!(
+        (failure.kind(), failure.message),
+        (v1::FailureKind::ResultRefused, told)
+    );
     let reference = format!("refs/kage/results/{}", granted.work.session);
     assert_eq!(git(&repo, &["ls-remote", &url, &reference], Some(&bearer)).await, "");
     let objects = dir.path().join("coordinator/repos/default/repo.git/objects");
@@ -346,7 +353,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_result_without_its_pack_ends_the_attempt() {
+async fn a_result_of_a_task_without_a_repository_fails_the_session() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path()).await;
     let task = cluster.create(spec(&["one"])).await;
@@ -369,7 +376,9 @@ async fn a_result_without_its_pack_ends_the_attempt() {
         agent.rejected().await,
         "the task has no repository to take a result into"
     );
-    let again = agent.take().await;
-    assert_eq!((again.work.attempt, again.work.task.to_string()), (2, task.id));
+    let session = cluster.get(&task.id).await.sessions.remove(0);
+    let failure = session.failure.clone().unwrap_or_default();
+    assert_eq!((session.state(), session.attempts), (v1::SessionState::Failed, 1));
+    assert_eq!(failure.kind(), v1::FailureKind::ResultRefused);
     cluster.stop().await;
 }

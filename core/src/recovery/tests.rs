@@ -101,6 +101,7 @@ fn each_failure_has_its_decision() {
             High,
         ),
         ("key in a file", plain(FailureKind::SecretFound), Escalate, High),
+        ("a forged result", plain(FailureKind::ResultRefused), Escalate, High),
         ("verify failed", plain(FailureKind::LogicError), Escalate, Medium),
         ("turns, no checkpoint", plain(FailureKind::TurnLimit), Escalate, High),
         ("agent lost", plain(FailureKind::AgentLost), again(0), High),

@@ -409,7 +409,7 @@ impl Objects for SimulatedObjects {
         async move { Ok(self.ask(|forge| forge.has_blob(digest)).await) }.boxed()
     }
 
-    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<(), ResultNotTaken>> {
+    fn take_in<'a>(&'a self, arrived: ArrivedResult<'a>) -> BoxFuture<'a, Result<ResultCommit, ResultNotTaken>> {
         async move {
             tokio::time::sleep(disk(&self.dice)).await;
             if self.dice.chance(30) {
@@ -420,13 +420,15 @@ impl Objects for SimulatedObjects {
             }
             let (session, commit) = (arrived.session, &arrived.result.commit);
             if self.world.plants(Plant::LostResult, &self.dice) {
-                return Ok(());
+                return Ok(arrived.result.clone());
             }
             if !self.ask(|forge| forge.take_in(session, commit, arrived.pack)).await {
                 self.world.accuse(format!("the pack of result {commit} was not sent"));
-                return Err(ResultNotTaken::Never("its pack is not here".to_owned()));
+                let failure = Failure::new(FailureKind::CorruptedState, "its pack is not here");
+                return Err(ResultNotTaken::Never(failure));
             }
-            Ok(())
+            // Its agents are honest: what they say is what the objects say.
+            Ok(arrived.result.clone())
         }
         .boxed()
     }
@@ -449,7 +451,7 @@ impl Objects for SimulatedObjects {
                 .await;
             saved.map_err(|why| {
                 self.world.accuse(format!("unfinished work of {session}: {why}"));
-                ResultNotTaken::Never(why)
+                ResultNotTaken::Never(Failure::new(FailureKind::CorruptedState, why))
             })
         }
         .boxed()

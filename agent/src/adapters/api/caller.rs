@@ -77,6 +77,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::NoChange
         | FailureKind::ResultTooLarge
         | FailureKind::SecretFound
+        | FailureKind::ResultRefused
         | FailureKind::AdapterCrash
         | FailureKind::AdapterUnavailable
         | FailureKind::DiskFull
