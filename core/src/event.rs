@@ -8,6 +8,7 @@ use crate::checkpoint::{Safety, TakenCheckpoint};
 use crate::failure::Failure;
 use crate::id::{Digest, Oid};
 use crate::left_out::LeftOut;
+use crate::test_counts::TestTally;
 use crate::time::Timestamp;
 use crate::tool_uses::ToolUses;
 use crate::usage::{PicoUsd, Usage};
@@ -160,6 +161,9 @@ pub struct Verdict {
     /// them, sorted, [`MAX_RESTORED`] at most: the result's changes to them were not checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restored: Vec<String>,
+    /// What verify's output tells of its tests. `None`: verify did not run, or its agent does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tests: Option<TestTally>,
     /// Beginning and end of the deciding command's output, if it failed; empty once it is decided
     /// that the session does not go on from there. The logs have all of it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -176,6 +180,12 @@ impl Verdict {
         }
     }
 
+    /// True when its output told how many tests ran.
+    #[must_use]
+    pub fn has_counts(&self) -> bool {
+        self.tests.as_ref().is_some_and(|tests| !tests.suites.is_empty())
+    }
+
     /// A verdict without a decision, from no agent.
     #[must_use]
     pub const fn errored(message: String) -> Self {
@@ -188,6 +198,7 @@ impl Verdict {
             environment: String::new(),
             machine: None,
             restored: Vec::new(),
+            tests: None,
             output: String::new(),
         }
     }

@@ -1,9 +1,10 @@
 //! The comparison of a task's sessions, best first, and the one to land.
 //!
 //! The order is: standing (verified, unverified, not over, rejected, failed, cancelled), risk,
-//! lines changed, files changed, money (unknown last), time, name. Every input of it is in the row.
+//! suspicion, lines changed, files changed, money (unknown last), time, name. Every input of it is in the row.
 //! A verified session that changed what verify depends on has [`Risk::High`], and so ranks below
-//! every clean pass and above everything that did not pass. It does not win: a result of high risk
+//! every clean pass and above everything that did not pass; one whose run of verify looks unlike the
+//! base's is suspicious, which is of high risk and ranks below others of that risk. It does not win: a result of high risk
 //! lands only when a person picks it or accepts the risk. A result that a person selected wins
 //! without changing the order. A session that failed or was cancelled may have an unfinished
 //! result: it ranks before others of its standing, first of all when verify passed it, below every
@@ -12,11 +13,12 @@
 use std::time::Duration;
 
 use crate::checkpoint::Resumption;
-use crate::event::VerdictKind;
+use crate::event::{Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
 use crate::recovery::{Action, Incident};
 use crate::risk::{Assessment, Risk, assess};
 use crate::session::{Costs, Fork, Session, SessionMessage, SessionState};
+use crate::suspicion::suspicions;
 use crate::task::Task;
 use crate::time::Timestamp;
 
@@ -106,6 +108,9 @@ pub struct ReportRow {
     pub risk: Risk,
     /// The reasons for the risk, a sentence each.
     pub flags: Vec<String>,
+    /// The output of verify speaks against it: see [`crate::suspicion`]. The reasons are the first of
+    /// `flags`.
+    pub suspicious: bool,
     /// Its cost.
     pub costs: Costs,
     /// How long its attempts ran, the present one until now.
@@ -126,9 +131,20 @@ pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
         task: task.id,
         best: best(task, &rows),
         provisional: rows.iter().any(|row| !row.session.state.is_terminal()),
-        notes: about_base(task).into_iter().collect(),
+        notes: about_base(task).into_iter().chain(not_compared(task, &rows)).collect(),
         rows,
     }
+}
+
+/// That numbers of tests are known, and nothing to compare them with.
+fn not_compared(task: &Task, rows: &[ReportRow]) -> Option<String> {
+    let over = || rows.iter().all(|row| row.session.state.is_terminal());
+    let counted = |verdict: &Verdict| verdict.kind == VerdictKind::Passed && verdict.has_counts();
+    let mut verdicts = rows.iter().filter_map(|row| row.session.state.verdict());
+    let missing = task.baseline.is_none() && over() && verdicts.any(counted);
+    missing.then(|| {
+        "verify did not run on the base in time, so nothing says whether the results ran all of its tests".to_owned()
+    })
 }
 
 /// A note about the base for people: `None` when it passed.
@@ -161,15 +177,19 @@ pub fn checked_before(at: Timestamp, agent: &str) -> String {
 
 fn row(task: &Task, session: &Session, now: Timestamp) -> ReportRow {
     let restored = session.state.verdict().map_or(&[][..], |verdict| &verdict.restored);
-    let Assessment { risk, flags } = session
-        .state
-        .result()
-        .map(|result| assess(result, &task.spec, restored))
-        .unwrap_or_default();
+    let judged = session.state.result().map(|result| {
+        let found = suspicions(session.state.verdict(), task.baseline.as_ref());
+        (
+            !found.strong.is_empty(),
+            assess(result, &task.spec, restored).with(found),
+        )
+    });
+    let (suspicious, Assessment { risk, flags }) = judged.unwrap_or_default();
     ReportRow {
         rank: 0,
         risk,
         flags,
+        suspicious,
         costs: session.costs(),
         duration: session.worked.until(now),
         history: history(session),

@@ -12,6 +12,7 @@ use crate::left_out::in_units;
 use crate::mentions::Mentions;
 use crate::pattern::Patterns;
 use crate::protect;
+use crate::suspicion::Suspicions;
 use crate::task::TaskSpec;
 
 /// The risk of a result, least first.
@@ -35,6 +36,21 @@ pub struct Assessment {
     pub risk: Risk,
     /// A sentence each, the worst first.
     pub flags: Vec<String>,
+}
+
+impl Assessment {
+    /// It, with what the output of verify says against the result.
+    #[must_use]
+    pub fn with(mut self, found: Suspicions) -> Self {
+        if !found.strong.is_empty() {
+            self.risk = Risk::High;
+        } else if !found.weak.is_empty() {
+            self.risk = self.risk.max(Risk::Low);
+        }
+        self.flags.splice(0..0, found.strong);
+        self.flags.extend(found.weak);
+        self
+    }
 }
 
 /// Judges a result. `restored` are the paths that verify took from the base before it ran.

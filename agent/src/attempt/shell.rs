@@ -9,6 +9,7 @@ use kage_core::cause::chain;
 use kage_core::event::OutputStream;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::rework::MAX_EXCERPT;
+use kage_core::test_counts::{Piped, TestCounter, TestTally};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -50,6 +51,8 @@ pub(super) struct Shell<'a> {
     tail: VecDeque<u8>,
     /// Both ends of the output.
     pub(super) wrote: OutputEnds,
+    /// Counts the tests of the last command that ran.
+    counter: TestCounter,
     /// No program of these commands is left.
     pub(super) alone: bool,
 }
@@ -106,6 +109,7 @@ impl<'a> Shell<'a> {
             recorder,
             tail: VecDeque::new(),
             wrote: OutputEnds::new(&attempt.recording.masker),
+            counter: TestCounter::default(),
             alone: true,
         }
     }
@@ -114,6 +118,7 @@ impl<'a> Shell<'a> {
     pub(super) async fn run(&mut self, command: &str, folder: PathBuf) -> Ran {
         self.tail.clear();
         self.wrote = OutputEnds::new(&self.attempt.recording.masker);
+        self.counter = TestCounter::default();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let shell = match self.attempt.equipment.programs.shell() {
             Ok(shell) => shell,
@@ -138,15 +143,16 @@ impl<'a> Shell<'a> {
         let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
         let running = self.attempt.resources.runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
-        let (tail, wrote) = (&mut self.tail, &mut self.wrote);
+        let (tail, wrote, counter) = (&mut self.tail, &mut self.wrote, &mut self.counter);
         // It ends by itself: a program whose output has no reader is ended.
         let forwarding = async move {
             while let Some(chunk) = chunks.recv().await {
                 wrote.push(&chunk);
-                let stream = match chunk.pipe {
-                    Pipe::Stdout => OutputStream::Stdout,
-                    Pipe::Stderr => OutputStream::Stderr,
+                let (stream, piped) = match chunk.pipe {
+                    Pipe::Stdout => (OutputStream::Stdout, Piped::Stdout),
+                    Pipe::Stderr => (OutputStream::Stderr, Piped::Stderr),
                 };
+                counter.push(piped, &chunk.bytes);
                 tail.extend(&chunk.bytes[chunk.bytes.len().saturating_sub(TAIL)..]);
                 let surplus = tail.len().saturating_sub(TAIL);
                 tail.drain(..surplus);
@@ -181,6 +187,11 @@ impl<'a> Shell<'a> {
             Some(last) => format!("{what}: {last}"),
             None => what.to_owned(),
         }
+    }
+
+    /// What the last command's output tells of its tests.
+    pub(super) fn tests(&mut self) -> TestTally {
+        std::mem::take(&mut self.counter).finish()
     }
 
     /// Waits until all output is recorded, unless the attempt was stopped.

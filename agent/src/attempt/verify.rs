@@ -16,6 +16,7 @@ use kage_core::id::{Digest, Oid};
 use kage_core::protect::Protection;
 use kage_core::rework::excerpt;
 use kage_core::task::TaskEnvironment;
+use kage_core::test_counts::TestTally;
 use kage_proto::convert::agent::VerifyWork;
 
 use super::shell::{Ran, Shell};
@@ -36,6 +37,8 @@ struct Decided {
     kind: VerdictKind,
     exit_code: Option<i32>,
     message: String,
+    /// What verify's output tells of its tests, if it ran to its end.
+    tests: Option<TestTally>,
     /// The output for a session that reworks its result.
     output: String,
 }
@@ -48,6 +51,7 @@ impl Decided {
             NoFolder::Taken { .. } => Self {
                 kind: VerdictKind::Failed,
                 exit_code: None,
+                tests: None,
                 output: message.clone(),
                 message,
             },
@@ -60,6 +64,7 @@ impl Decided {
             kind: VerdictKind::Errored,
             exit_code,
             message,
+            tests: None,
             output: String::new(),
         }
     }
@@ -107,6 +112,7 @@ pub(super) async fn run(
         kind,
         exit_code,
         message,
+        tests,
         output,
     } = verdict?;
     if attempt.stop.reason().is_some() {
@@ -124,6 +130,7 @@ pub(super) async fn run(
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         machine,
         restored: yardstick.restored.into_iter().take(MAX_RESTORED).collect(),
+        tests,
         output,
     }))
 }
@@ -289,6 +296,7 @@ async fn decide(
             kind: VerdictKind::Passed,
             exit_code: Some(0),
             message: "verify passed".to_owned(),
+            tests: Some(shell.tests()),
             output: String::new(),
         },
         // A tool that this machine lacks says nothing about the result.
@@ -300,6 +308,7 @@ async fn decide(
             kind: VerdictKind::Failed,
             exit_code: Some(status.shell_code()),
             message: shell.message(&format!("verify failed with {status}")),
+            tests: Some(shell.tests()),
             output: excerpt(&shell.wrote.text()),
         },
         Ran::Not(why) => Decided::errored(None, format!("verify: {why}")),

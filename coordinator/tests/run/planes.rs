@@ -335,6 +335,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         environment: "linux".into(),
         machine: None,
         restored: Vec::new(),
+        tests: None,
         output: String::new(),
     };
     agent.finish(&verify.key, 1, AttemptOutcome::Verdict(verdict)).await;

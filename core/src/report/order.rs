@@ -59,7 +59,18 @@ impl Checked {
 }
 
 /// Sorts rows; the smallest is the best.
-pub(super) type Order = (Standing, bool, Checked, Risk, u64, u32, Cost, Duration, SessionName);
+pub(super) type Order = (
+    Standing,
+    bool,
+    Checked,
+    Risk,
+    bool,
+    u64,
+    u32,
+    Cost,
+    Duration,
+    SessionName,
+);
 
 pub(super) fn order(row: &ReportRow) -> Order {
     let result = row.session.state.result();
@@ -69,6 +80,7 @@ pub(super) fn order(row: &ReportRow) -> Order {
         result.is_none(),
         Checked::of(&row.session.state),
         row.risk,
+        row.suspicious,
         diff.added.saturating_add(diff.removed),
         diff.files,
         Cost::of(&row.costs.all),

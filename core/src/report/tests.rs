@@ -8,6 +8,7 @@ use crate::price::PriceTable;
 use crate::recovery::{Confidence, Decision};
 use crate::session::{Unclaimed, Worked};
 use crate::task::{Policy, Selection, TaskSpec, TaskState, VerifyPolicy};
+use crate::test_counts::{SuiteTally, TestTally};
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
@@ -424,6 +425,7 @@ fn a_row_holds_every_input_of_the_order() {
         session: cheat,
         risk: Risk::High,
         flags: vec!["changes tests: tests/a".to_owned()],
+        suspicious: false,
         costs: Costs {
             by_model: vec![cost.clone()],
             all: cost,
@@ -476,6 +478,77 @@ fn a_base_that_fails_by_itself_is_told() {
         task.baseline_kept_since = Some(Timestamp::from_millis(60_000));
         assert_eq!(ranked(&task, &[]).notes, [expected]);
     }
+}
+
+/// A verdict whose output told of this many tests.
+fn counted(kind: VerdictKind, passed: u64) -> Verdict {
+    let suite = SuiteTally {
+        suite: "pytest".to_owned(),
+        passed,
+        ..SuiteTally::default()
+    };
+    Verdict {
+        tests: Some(TestTally {
+            lines: 3,
+            suites: vec![suite],
+        }),
+        ..verdict(kind)
+    }
+}
+
+#[test]
+fn a_result_that_ran_fewer_tests_than_the_base_is_below_the_clean_ones_and_does_not_win() {
+    let passed = |name: &str, lines, paths: &[&str], tests| {
+        let state = SessionState::Verified {
+            result: result(lines, paths),
+            verdict: counted(VerdictKind::Passed, tests),
+        };
+        session(name, state)
+    };
+    let mut task = task(Some("pytest"));
+    task.baseline = Some(counted(VerdictKind::Failed, 42));
+    let sessions = [
+        passed("few", 1, &["src/a.py"], 12),
+        passed("tests", 5, &["tests/a.py"], 43),
+        passed("clean", 90, &["src/a.py"], 42),
+        passed("lock", 99, &["src/a.py", "uv.lock"], 42),
+    ];
+    let report = ranked(&task, &sessions);
+    let rows = report
+        .rows
+        .iter()
+        .map(|row| (row.session.name.as_str(), row.risk, row.suspicious));
+    let expected = [
+        ("clean", Risk::None, false),
+        ("lock", Risk::Low, false),
+        ("tests", Risk::High, false),
+        ("few", Risk::High, true),
+    ];
+    assert_eq!(rows.collect::<Vec<_>>(), expected);
+    let numbers = "ran fewer tests in verify than the base: 42 tests on the base, 12 here (pytest)";
+    assert_eq!(report.rows[3].flags, [numbers]);
+    assert_eq!(report.best.winner().map(SessionName::as_str), Some("clean"));
+    let alone = ranked(&task, &sessions[..1]);
+    assert_eq!(alone.best.winner(), None);
+    assert!(alone.best.words().contains(numbers), "{}", alone.best.words());
+}
+
+#[test]
+fn counts_without_a_base_to_compare_with_are_told() {
+    let state = SessionState::Verified {
+        result: result(1, &["src/a.py"]),
+        verdict: counted(VerdictKind::Passed, 12),
+    };
+    let sessions = [session("a", state)];
+    let mut task = task(Some("pytest"));
+    let report = ranked(&task, &sessions);
+    assert_eq!(report.rows[0].risk, Risk::None);
+    assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
+    task.baseline = Some(counted(VerdictKind::Passed, 12));
+    assert_eq!(ranked(&task, &sessions).notes, [] as [&str; 0]);
+    let quiet = [verified("b", 1, &["src/a.py"])];
+    task.baseline = None;
+    assert_eq!(ranked(&task, &quiet).notes, [] as [&str; 0]);
 }
 
 #[test]

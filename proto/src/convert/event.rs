@@ -383,6 +383,7 @@ mod tests {
                 environment: "e".into(),
                 machine: None,
                 restored: Vec::new(),
+                tests: None,
                 output: String::new(),
             })),
         ]);

@@ -49,6 +49,7 @@ impl From<Report> for v1::Report {
             session: Some(session(&row.session, None, row.duration)),
             risk: v1::Risk::from(row.risk).into(),
             flags: row.flags,
+            suspicious: row.suspicious,
             history: row.history,
         });
         Self {

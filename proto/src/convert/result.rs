@@ -3,6 +3,7 @@
 use kage_core::event::{LargeFile, MAX_ODD_FILES, MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
 use kage_core::left_out::{LeftOut, LeftOutReason};
 use kage_core::rework::excerpt;
+use kage_core::test_counts::{MAX_SUITES, SuiteTally, TestTally};
 
 use super::time::{duration, span};
 use super::{InvalidField, enumerated, parse, parse_optional, required, unspecified};
@@ -122,6 +123,7 @@ impl From<Verdict> for v1::Verdict {
             environment: verdict.environment,
             machine: verdict.machine.map(Into::into).unwrap_or_default(),
             restored: verdict.restored,
+            tests: verdict.tests.map(Into::into),
             output: verdict.output,
         }
     }
@@ -146,10 +148,48 @@ impl TryFrom<v1::Verdict> for Verdict {
             environment: verdict.environment,
             machine: parse_optional("machine", &verdict.machine)?,
             restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
+            tests: verdict.tests.map(Into::into),
             output: excerpt(&verdict.output),
         })
     }
 }
+
+impl From<TestTally> for v1::TestTally {
+    fn from(tally: TestTally) -> Self {
+        let suites = tally.suites.into_iter().map(|suite| v1::SuiteTally {
+            suite: suite.suite,
+            passed: suite.passed,
+            failed: suite.failed,
+            skipped: suite.skipped,
+        });
+        Self {
+            lines: tally.lines,
+            suites: suites.collect(),
+        }
+    }
+}
+
+impl From<v1::TestTally> for TestTally {
+    /// A suite that this build does not know is a name like every other: an agent may be newer.
+    fn from(tally: v1::TestTally) -> Self {
+        let suites = tally.suites.into_iter().take(MAX_SUITES).map(|mut suite| {
+            suite.suite.truncate(suite.suite.floor_char_boundary(MAX_SUITE_NAME));
+            SuiteTally {
+                suite: suite.suite,
+                passed: suite.passed,
+                failed: suite.failed,
+                skipped: suite.skipped,
+            }
+        });
+        Self {
+            lines: tally.lines,
+            suites: suites.collect(),
+        }
+    }
+}
+
+/// The most bytes of the name of a suite.
+const MAX_SUITE_NAME: usize = 40;
 
 #[cfg(test)]
 mod tests {
@@ -176,6 +216,15 @@ mod tests {
                 environment: "linux x86_64".into(),
                 machine: exit_code.map(|_| Digest::of(b"machine")),
                 restored: vec!["test.sh".into()],
+                tests: exit_code.map(|_| TestTally {
+                    lines: 7,
+                    suites: vec![SuiteTally {
+                        suite: "pytest".into(),
+                        passed: 42,
+                        failed: 2,
+                        skipped: 1,
+                    }],
+                }),
                 output: "it wrote\n\tthis".into(),
             };
             assert_eq!(Verdict::try_from(v1::Verdict::from(verdict.clone())), Ok(verdict));
@@ -183,11 +232,23 @@ mod tests {
         let many = v1::Verdict {
             kind: v1::VerdictKind::Passed.into(),
             restored: vec!["a".into(); MAX_RESTORED + 1],
+            tests: Some(v1::TestTally {
+                lines: u64::MAX,
+                suites: vec![
+                    v1::SuiteTally {
+                        suite: "ü".repeat(99),
+                        ..Default::default()
+                    };
+                    99
+                ],
+            }),
             output: "\u{1b}[31m".to_owned() + &"x".repeat(1 << 20),
             ..Default::default()
         };
         let many = Verdict::try_from(many).unwrap();
         assert_eq!(many.restored.len(), MAX_RESTORED);
+        let suites = many.tests.unwrap().suites;
+        assert_eq!((suites.len(), suites[0].suite.len()), (MAX_SUITES, MAX_SUITE_NAME));
         assert!(many.output.len() <= MAX_EXCERPT && many.output.starts_with('x'));
         assert_eq!(
             Verdict::try_from(v1::Verdict::default()).map_err(|e| e.field),

@@ -43,6 +43,7 @@ mod selected;
 mod shells;
 mod slots;
 mod steering;
+mod suspicious;
 mod three_agents;
 mod unfinished;
 mod upgrade;

@@ -237,6 +237,7 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
         environment: "linux x86_64".to_owned(),
         machine: None,
         restored: Vec::new(),
+        tests: None,
         output: String::new(),
     };
     event(seq, EventBody::Finished(AttemptOutcome::Verdict(verdict)))

@@ -129,6 +129,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
         environment: "linux x86_64".to_owned(),
         machine: None,
         restored: vec!["test.sh".to_owned()],
+        tests: None,
         output: "1 of 2".to_owned(),
     }))];
     let failed = vec![

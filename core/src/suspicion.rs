@@ -1,0 +1,166 @@
+//! What the output of verify says against a result that passed: fewer tests than on the base, or no
+//! output at all. The base's run is the yardstick, and never another session's: a session that prints
+//! what it likes would make the honest ones look odd. Programs that a result changed may print any
+//! number, so more tests than on the base prove nothing.
+
+use crate::event::{Verdict, VerdictKind};
+use crate::test_counts::{SuiteTally, TestTally};
+
+/// What is odd about a result that passed verify.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspicions {
+    /// It is not believed without a person's word: a sentence each, whose subject is the result.
+    pub strong: Vec<String>,
+    /// Worth a look, likewise.
+    pub weak: Vec<String>,
+}
+
+/// Compares the run of verify on a result with the one on its base. There is nothing to say when
+/// one of them did not run, did not tell, or did not pass.
+#[must_use]
+pub fn suspicions(result: Option<&Verdict>, base: Option<&Verdict>) -> Suspicions {
+    let mut found = Suspicions::default();
+    let passed = result.filter(|verdict| verdict.kind == VerdictKind::Passed);
+    let ran = base.filter(|verdict| verdict.kind != VerdictKind::Errored);
+    let (Some(passed), Some(ran)) = (passed, ran) else {
+        return found;
+    };
+    let (Some(here), Some(there)) = (&passed.tests, &ran.tests) else {
+        return found;
+    };
+    for suite in &there.suites {
+        let before = suite.ran();
+        let now = here
+            .suites
+            .iter()
+            .find(|other| other.suite == suite.suite)
+            .map_or(0, SuiteTally::ran);
+        let number = match now {
+            _ if now >= before => continue,
+            0 => "none".to_owned(),
+            number => number.to_string(),
+        };
+        found.strong.push(format!(
+            "ran fewer tests in verify than the base: {} on the base, {number} here ({})",
+            tests(before),
+            suite.suite
+        ));
+    }
+    if here.lines == 0 && found.strong.is_empty() {
+        silent(&mut found, there, ran.kind);
+    }
+    found
+}
+
+/// The number of lines from which a failed run on the base is no mere message of what failed.
+const MORE_THAN_A_MESSAGE: u64 = 2;
+
+/// Many checks write when they fail, and nothing when they pass.
+fn silent(found: &mut Suspicions, base: &TestTally, kind: VerdictKind) {
+    let lines = base.lines;
+    if lines == 0 {
+        return;
+    }
+    let plural = if lines == 1 { "" } else { "s" };
+    match kind {
+        VerdictKind::Passed => found.strong.push(format!(
+            "wrote nothing in verify, where the base wrote {lines} line{plural} and passed"
+        )),
+        VerdictKind::Failed if lines >= MORE_THAN_A_MESSAGE => found.weak.push(format!(
+            "wrote nothing in verify, where the base wrote {lines} lines and failed"
+        )),
+        VerdictKind::Failed | VerdictKind::Errored => {}
+    }
+}
+
+fn tests(number: u64) -> String {
+    match number {
+        1 => "1 test".to_owned(),
+        number => format!("{number} tests"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(kind: VerdictKind, lines: u64, suites: &[(&str, u64, u64)]) -> Verdict {
+        let suites = suites.iter().map(|(suite, passed, failed)| SuiteTally {
+            suite: (*suite).to_owned(),
+            passed: *passed,
+            failed: *failed,
+            skipped: 1,
+        });
+        Verdict {
+            kind,
+            tests: Some(TestTally {
+                lines,
+                suites: suites.collect(),
+            }),
+            ..Verdict::errored(String::new())
+        }
+    }
+
+    #[test]
+    fn fewer_tests_and_silence_are_odd_and_more_tests_are_not() {
+        use VerdictKind::{Errored, Failed, Passed};
+        let base = verdict(Failed, 50, &[("pytest", 40, 2)]);
+        let two = verdict(Passed, 9, &[("jest", 3, 0), ("pytest", 5, 0)]);
+        let silent = verdict(Passed, 0, &[]);
+        let cases = [
+            (verdict(Passed, 50, &[("pytest", 42, 0)]), &base, (0, 0)),
+            (verdict(Passed, 60, &[("pytest", 45, 0)]), &base, (0, 0)),
+            (verdict(Passed, 50, &[("pytest", 41, 0)]), &base, (1, 0)),
+            (verdict(Passed, 50, &[("jest", 42, 0)]), &base, (1, 0)),
+            (verdict(Passed, 1, &[]), &base, (1, 0)),
+            (silent.clone(), &base, (1, 0)),
+            (verdict(Passed, 9, &[("jest", 2, 0), ("pytest", 5, 0)]), &two, (1, 0)),
+            (silent.clone(), &two, (2, 0)),
+            (silent.clone(), &verdict(Passed, 1, &[]), (1, 0)),
+            (silent.clone(), &verdict(Failed, 1, &[]), (0, 0)),
+            (silent.clone(), &verdict(Failed, 7, &[]), (0, 1)),
+            (silent.clone(), &verdict(Passed, 0, &[]), (0, 0)),
+            (silent.clone(), &verdict(Errored, 7, &[("pytest", 3, 0)]), (0, 0)),
+            (verdict(Failed, 0, &[]), &base, (0, 0)),
+            (verdict(Errored, 0, &[]), &base, (0, 0)),
+        ];
+        for (result, base, expected) in cases {
+            let found = suspicions(Some(&result), Some(base));
+            assert_eq!((found.strong.len(), found.weak.len()), expected, "{result:?} {base:?}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_are_said() {
+        let base = verdict(VerdictKind::Passed, 3, &[("pytest", 42, 0)]);
+        let said = |passed| {
+            let here = verdict(VerdictKind::Passed, 3, &[("pytest", passed, 0)]);
+            suspicions(Some(&here), Some(&base)).strong
+        };
+        assert_eq!(
+            said(12),
+            ["ran fewer tests in verify than the base: 42 tests on the base, 12 here (pytest)"]
+        );
+        assert_eq!(
+            said(0),
+            ["ran fewer tests in verify than the base: 42 tests on the base, none here (pytest)"]
+        );
+    }
+
+    #[test]
+    fn nothing_is_compared_with_what_did_not_tell() {
+        let base = verdict(VerdictKind::Passed, 3, &[("pytest", 42, 0)]);
+        let old = Verdict {
+            tests: None,
+            ..base.clone()
+        };
+        for (result, base) in [
+            (Some(&old), Some(&base)),
+            (Some(&base), Some(&old)),
+            (None, Some(&base)),
+            (Some(&base), None),
+        ] {
+            assert_eq!(suspicions(result, base), Suspicions::default());
+        }
+    }
+}
