@@ -42,6 +42,7 @@ pub mod fleet;
 pub mod placement;
 pub mod prompt;
 pub mod protect;
+pub mod shadowed;
 pub mod suspicion;
 pub mod risk;
 pub mod report;

@@ -2,9 +2,7 @@
 //! leaves out. Content is not read: verify and people do that. `core/data/risk.toml` lists the paths that matter.
 
 use std::path::Path;
-use std::sync::LazyLock;
 
-use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::event::ResultCommit;
@@ -12,8 +10,13 @@ use crate::left_out::in_units;
 use crate::mentions::Mentions;
 use crate::pattern::Patterns;
 use crate::protect;
+use crate::shadowed::Shadows;
 use crate::suspicion::Suspicions;
 use crate::task::TaskSpec;
+
+mod rules;
+
+use rules::{Kind, Weighs};
 
 /// The risk of a result, least first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,7 +28,8 @@ pub enum Risk {
     /// Worth a look: it deletes files, changes CI or lock files or protected paths, has large files or
     /// leaves some out, or changes files outside the paths that the prompt names.
     Low,
-    /// It changes what verify depends on, so that verify proves less than it seems to.
+    /// It changes what verify depends on, so that verify proves less than it seems to, or what runs by
+    /// itself where it lands; or the output of verify speaks against it.
     High,
 }
 
@@ -60,18 +64,19 @@ impl Assessment {
 /// and are still flagged, because they land as the result has them.
 ///
 /// A file that both a command and the prompt name is what the task is about: changing it was asked
-/// for, so that alone is not high. A test or a build script stays high: "test.sh fails" names the
+/// for, so that alone is not high. Nor is what runs by itself where it lands, such as settings of an
+/// editor, when the prompt names the file; otherwise it is, wherever verify took it from. A test or a build script stays high: "test.sh fails" names the
 /// file that must not be changed to pass.
 ///
 /// The list of paths in a result is bounded; when it is incomplete, the missing paths may be
 /// anything, which is high as well.
 #[must_use]
 pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> Assessment {
-    let rules = &*RULES;
     let policy = &spec.policy.verify;
     // A task with a malformed pattern is refused; here it protects nothing.
     let protected = Patterns::new(&policy.protect).ok();
     let commands = protect::commands(policy);
+    let shadows = Shadows::of(policy);
     let mentions = Mentions::of(&spec.prompt);
 
     let large: Vec<String> = result
@@ -92,18 +97,23 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> As
             || protected
                 .as_ref()
                 .is_some_and(|patterns| patterns.matches(Path::new(path)));
-        let group = rules.groups.iter().find(|group| group.globs.is_match(path));
-        let decides = group.is_some_and(|group| group.decides_verify);
-        match (commands.name(path), group) {
+        let kind = rules::kind(path);
+        let is_named = commands.name(path);
+        let is_asked = mentions.name(path);
+        match kind {
+            // What verify takes from the base lands all the same.
+            Some(kind) if kind.weighs == Weighs::Landing && !is_asked => high.add(&kind.says, path),
             _ if is_protected => low.add(RESTORED, path),
-            (true, _) if !mentions.name(path) => high.add("changes what the setup or verify command names", path),
-            (_, Some(group)) if decides => high.add(&group.says, path),
-            (true, _) => low.add(
+            _ if is_named && !is_asked => high.add("changes what the setup or verify command names", path),
+            Some(kind) if counts_as_high(kind, is_asked) => high.add(&kind.says, path),
+            // A file that is deleted hides nothing.
+            _ if !is_asked && !result.deleted.contains(path) && shadows.hide(path) => high.add(SHADOWS, path),
+            _ if is_named => low.add(
                 "changes what both the prompt and the setup or verify command name",
                 path,
             ),
-            (false, Some(group)) => low.add(&group.says, path),
-            (false, None) => {}
+            Some(kind) => low.add(&kind.says, path),
+            None => {}
         }
     }
     for path in &result.deleted {
@@ -133,6 +143,14 @@ pub fn assess(result: &ResultCommit, spec: &TaskSpec, restored: &[String]) -> As
     flags.extend(low.sentences());
     Assessment { risk, flags }
 }
+
+/// True when changing a path of this kind means that verify proves less.
+fn counts_as_high(kind: &Kind, is_asked: bool) -> bool {
+    kind.weighs == Weighs::Verify && !(kind.unless_asked && is_asked)
+}
+
+/// The flag for paths that a program or a module of the commands may be taken from instead.
+const SHADOWS: &str = "puts something in the place of what the setup or verify command runs";
 
 /// The flag for paths that verify took from the base.
 const RESTORED: &str = "changes protected paths, which verify took from the base (what lands has the change)";
@@ -165,55 +183,6 @@ impl<'a> Findings<'a> {
 
 /// The most paths that one flag names.
 const MAX_NAMED: usize = 3;
-
-struct Rules {
-    groups: Vec<Group>,
-}
-
-struct Group {
-    says: String,
-    decides_verify: bool,
-    globs: GlobSet,
-}
-
-static RULES: LazyLock<Rules> = LazyLock::new(|| {
-    let file: RulesFile =
-        toml::from_str(include_str!("../data/risk.toml")).expect("the tests read the built-in risk rules");
-    let groups = file.group.into_iter().map(|group| Group {
-        globs: set(group.globs.iter().map(|glob| {
-            let glob = GlobBuilder::new(glob).literal_separator(true).build();
-            glob.expect("the tests read the built-in globs")
-        })),
-        says: group.says,
-        decides_verify: group.decides_verify,
-    });
-    Rules {
-        groups: groups.collect(),
-    }
-});
-
-fn set(globs: impl Iterator<Item = Glob>) -> GlobSet {
-    let mut builder = GlobSetBuilder::new();
-    for glob in globs {
-        builder.add(glob);
-    }
-    // Each glob was compiled alone; only a set beyond the regex size limit fails.
-    builder.build().unwrap_or_else(|_| GlobSet::empty())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RulesFile {
-    group: Vec<GroupFile>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GroupFile {
-    says: String,
-    decides_verify: bool,
-    globs: Vec<String>,
-}
 
 #[cfg(test)]
 mod tests;

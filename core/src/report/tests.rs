@@ -11,6 +11,9 @@ use crate::task::{Policy, Selection, TaskSpec, TaskState, VerifyPolicy};
 use crate::test_counts::{SuiteTally, TestTally};
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
+mod cheats;
+mod honest;
+
 const START: Timestamp = Timestamp::from_millis(1_000_000);
 
 fn task(verify: Option<&str>) -> Task {
