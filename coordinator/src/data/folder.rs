@@ -45,11 +45,20 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> DataDirError {
     move |source| DataDirError::Io { path, source }
 }
 
+/// The locks of a data directory.
+#[derive(Debug)]
+struct Locks {
+    /// On the directory itself: nobody can remove that lock while its database stays.
+    _folder: LockFile,
+    /// On a file in it, which says who has it.
+    _file: LockFile,
+}
+
 /// A locked data directory. The lock lasts as long as this value and its [`Announced`].
 #[derive(Debug)]
 pub(crate) struct DataDir {
     root: PathBuf,
-    lock: Arc<LockFile>,
+    locks: Arc<Locks>,
 }
 
 impl DataDir {
@@ -64,29 +73,28 @@ impl DataDir {
         ] {
             make_private(&path).map_err(failed(&path))?;
         }
-        let path = root.join("lock");
-        let lock = LockFile::open(&path).map_err(failed(&path))?;
-        let mut looks = 0;
-        loop {
-            match lock.try_own() {
-                Ok(()) => break,
-                // A program that only checks whether a coordinator runs holds it for a moment.
-                Err(TryLockError::WouldBlock) if looks < LOOKS => {
-                    looks += 1;
-                    std::thread::sleep(LOOK);
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(DataDirError::Locked {
-                        path: root.to_owned(),
-                        holder: lock_file::holder(&path),
-                    });
-                }
-                Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path, source }),
+        let folder = LockFile::open_existing(root).map_err(failed(root))?;
+        // Some network file systems lock no folders. There the file has to do.
+        match patiently(|| folder.try_lock()) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(root)),
+            Err(TryLockError::Error(error)) => {
+                tracing::warn!(path = %root.display(), %error, "the data folder itself cannot be locked");
             }
+        }
+        let path = root.join("lock");
+        let file = LockFile::open(&path).map_err(failed(&path))?;
+        match patiently(|| file.try_own()) {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(locked(root)),
+            Err(TryLockError::Error(source)) => return Err(DataDirError::Io { path, source }),
         }
         Ok(Self {
             root: root.to_owned(),
-            lock: Arc::new(lock),
+            locks: Arc::new(Locks {
+                _folder: folder,
+                _file: file,
+            }),
         })
     }
 
@@ -140,7 +148,7 @@ impl DataDir {
         self.write_private("endpoint", &format!("{scheme}://{address}\n"))?;
         Ok(Announced {
             path: self.root.join("endpoint"),
-            _lock: Arc::clone(&self.lock),
+            _locks: Arc::clone(&self.locks),
         })
     }
 
@@ -196,6 +204,25 @@ impl DataDir {
     }
 }
 
+/// Tries to lock for a while: a program that only checks whether a coordinator runs holds a lock for
+/// a moment.
+fn patiently(lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
+    for _look in 0..LOOKS {
+        match lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            locked => return locked,
+        }
+    }
+    lock()
+}
+
+fn locked(root: &Path) -> DataDirError {
+    DataDirError::Locked {
+        path: root.to_owned(),
+        holder: lock_file::holder(&root.join("lock")),
+    }
+}
+
 fn write_private(folder: &Path, name: &str, content: &str) -> Result<(), DataDirError> {
     let path = folder.join(name);
     // A temporary file is made with mode 0600.
@@ -244,7 +271,7 @@ impl TlsDir {
 pub(crate) struct Announced {
     path: PathBuf,
     /// Keeps another coordinator from announcing meanwhile: its file would be removed.
-    _lock: Arc<LockFile>,
+    _locks: Arc<Locks>,
 }
 
 impl Drop for Announced {
@@ -288,6 +315,11 @@ mod tests {
             std::process::id()
         );
         assert_eq!(second.to_string(), expected);
+        // The file is how others see who has it, and not what keeps them out.
+        std::fs::remove_file(dir.path().join("lock")).unwrap();
+        let third = DataDir::open(dir.path()).unwrap_err();
+        assert!(matches!(third, DataDirError::Locked { holder: None, .. }), "{third}");
+        assert!(!dir.path().join("lock").exists());
         drop(first);
         DataDir::open(dir.path()).unwrap();
     }
