@@ -186,6 +186,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let config = kage_coordinator::Config {
         prices: settings::prices(None)?,
         adopt_data: args.adopt_data,
+        accept_older: args.accept_older,
         ..kage_coordinator::Config::new(invocation.state.coordinator())
     };
     let mut coordinator = JoinSet::new();

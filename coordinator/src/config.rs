@@ -18,6 +18,8 @@ pub struct Config {
     /// Accept the folder's content and its database as belonging together, even if nothing in them
     /// says so.
     pub adopt_data: bool,
+    /// Accept a database that ends before what was acknowledged.
+    pub accept_older: bool,
     /// Port 0: any free port.
     pub listen: SocketAddr,
     /// Use TLS on loopback too. Any other address always uses TLS.
@@ -57,6 +59,7 @@ impl Config {
         Self {
             data_dir: data_dir.into(),
             adopt_data: false,
+            accept_older: false,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: false,
             public_names: Vec::new(),

@@ -25,6 +25,7 @@ pub use config::{Config, ConnectionLimits, InvalidConfig, Origin, Timings};
 pub use data::authority::AuthorityError;
 pub use data::custody::Misfit;
 pub use data::folder::DataDirError;
+pub use life::failure::RunError;
 pub use life::listeners::Process;
-pub use life::start::{RunError, run};
+pub use life::start::run;
 pub use ports::{Blocking, Clock, Ports, Random};

@@ -21,10 +21,12 @@ use std::thread::JoinHandle;
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, StoreId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::price::PriceTable;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
+mod acknowledged;
 mod admission;
 mod apply;
 mod call;
@@ -46,6 +48,7 @@ mod sqlite;
 mod unit;
 mod writer;
 
+pub(crate) use acknowledged::{parse as parse_position, text as position_text};
 pub use admission::{
     CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, PersonToken, RevokeAgent,
     RevokePersonToken,
@@ -60,7 +63,7 @@ pub use command::{
 };
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use feed::{Arrivals, Follower, News as FeedNews};
-pub(crate) use identity::{Absent, Found, Known, Opened};
+pub(crate) use identity::{Absent, Found, Known, Opened, Opening};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
     AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
@@ -68,6 +71,7 @@ pub use query::{
     Work,
 };
 
+use acknowledged::Acknowledged;
 use call::Pending;
 use feed::Feed;
 use journal::Journal;
@@ -76,7 +80,7 @@ use query::Reads;
 use readers::Readers;
 use recent::Recent;
 use sqlite::Database;
-use writer::{Message, Writer};
+use writer::{Keeping, Message, Writer};
 
 /// The most tasks on one page, and the most events of one read.
 pub const MAX_PAGE: u32 = 1000;
@@ -95,6 +99,7 @@ enum Engine {
         thread: Arc<Mutex<Option<JoinHandle<()>>>>,
         readers: Arc<Readers>,
         recent: Arc<Recent>,
+        lost: CancellationToken,
     },
     Memory(Arc<Memory>),
 }
@@ -109,21 +114,21 @@ impl Store {
         Self::open_with(path, Recent::new)
     }
 
-    /// Opens the database of a coordinator, or makes it. One without an id is given `fresh`.
-    /// That it was opened once more, and more often than `before`, is durable when this returns. Usage
+    /// Opens the database of a coordinator, or makes it. One without an id gets one. That it was
+    /// opened once more, and more often than its folder knew, is durable when this returns. Usage
     /// that an older program stored without its cost is priced by `prices`.
     ///
     /// # Errors
     /// When this program must not or cannot use it.
-    pub(crate) fn begin(
-        path: &Path,
-        fresh: StoreId,
-        before: u64,
-        prices: &PriceTable,
-    ) -> Result<(Self, Opened), OpenError> {
+    pub(crate) fn begin(path: &Path, opening: &Opening, prices: &PriceTable) -> Result<(Self, Opened), OpenError> {
         let (database, connection) = Database::new(path, prices)?;
-        let opened = database.identify(&connection, fresh, before)?;
-        Ok((Self::run(database, connection, Recent::new)?, opened))
+        let opened = database.identify(&connection, opening)?;
+        let noted = Acknowledged::begin(&opening.noted, opened.position);
+        let noted = noted.map_err(|source| OpenError::Look {
+            path: opening.noted.clone(),
+            source,
+        })?;
+        Ok((Self::run(database, connection, Some(noted), Recent::new)?, opened))
     }
 
     /// What the file at this path is, and which of these attempts it does not know. Nothing is
@@ -137,28 +142,36 @@ impl Store {
 
     fn open_with(path: &Path, recent: fn(&Arc<Feed>) -> Recent) -> Result<Self, OpenError> {
         let (database, connection) = Database::new(path, PriceTable::builtin())?;
-        Self::run(database, connection, recent)
+        Self::run(database, connection, None, recent)
     }
 
     fn run(
         database: Database,
         connection: rusqlite::Connection,
+        noted: Option<Acknowledged>,
         recent: fn(&Arc<Feed>) -> Recent,
     ) -> Result<Self, OpenError> {
         let readers = Arc::new(Readers::new(database.clone())?);
         let feed = Arc::new(Feed::default());
         let recent = Arc::new(recent(&feed));
         let journal = Journal::new(Arc::clone(&feed), Arc::clone(&recent));
+        let lost = CancellationToken::new();
+        let keeping = Keeping {
+            files: database.files()?,
+            noted,
+            lost: lost.clone(),
+        };
         let (writer, messages) = mpsc::channel(writer::WAITING);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || Writer::new(database, connection, messages, journal).run())
+            .spawn(move || Writer::new(database, connection, messages, journal, keeping).run())
             .map_err(OpenError::Thread)?;
         let engine = Engine::Sqlite {
             writer,
             thread: Arc::new(Mutex::new(Some(thread))),
             readers,
             recent,
+            lost,
         };
         Ok(Self { engine, feed })
     }
@@ -210,6 +223,15 @@ impl Store {
     /// Says when there is something new in the feed, to one who waits for it.
     pub(crate) fn arrivals(&self) -> Arrivals {
         Arrivals(Arc::clone(&self.feed))
+    }
+
+    /// Waits until the database's files were removed or replaced. Nothing is acknowledged from then
+    /// on.
+    pub(crate) async fn lost(&self) {
+        match &self.engine {
+            Engine::Sqlite { lost, .. } => lost.cancelled().await,
+            Engine::Memory(_) => std::future::pending().await,
+        }
     }
 
     /// Carries out what waits, refuses what comes later, and lets go of the database.

@@ -22,6 +22,10 @@ pub struct Coordinator {
     /// store.
     #[arg(long)]
     pub adopt_data: bool,
+    /// Use a database that is older than the data beside it, such as a copy that was put back: what
+    /// was acknowledged since is lost.
+    #[arg(long)]
+    pub accept_older: bool,
     #[command(flatten)]
     pub options: CoordinatorOptions,
 }

@@ -20,6 +20,7 @@ pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Re
     let options = args.options.or(config_file::read(args.config.as_deref())?);
     let config = Config {
         adopt_data: args.adopt_data,
+        accept_older: args.accept_older,
         ..config(&invocation, options)?
     };
     daemon::coordinator(config).await?;

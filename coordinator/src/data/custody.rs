@@ -4,7 +4,9 @@
 //! Both carry the id of the store and the number of times it was opened. The folder has them in
 //! `store-id`, which is written after the database, so that an interrupted first start can be
 //! repeated. The file `kage.db-open` exists while a coordinator runs: if it is found at a start,
-//! the last run did not end cleanly, and the log of its database has to be there.
+//! the last run did not end cleanly, and the log of its database has to be there. The file
+//! `store-position` has the position of the last commit that was acknowledged: a database that ends
+//! before it is an older copy, or has lost its end.
 
 use std::fmt;
 use std::io;
@@ -15,7 +17,7 @@ use kage_core::id::{AttemptId, StoreId};
 use kage_core::retention::QUARANTINE;
 use kage_core::time::Timestamp;
 
-use crate::store::{Absent, Found, Known, Opened};
+use crate::store::{Absent, Found, Known, Opened, parse_position};
 
 /// The folder's record of its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +171,18 @@ pub(crate) struct Folder {
     pub(crate) left_open: Option<u64>,
     /// Whether the database has a log beside it that is not empty.
     pub(crate) log: bool,
+    /// The position of the last acknowledged commit; `None`: nothing noted it yet.
+    pub(crate) acknowledged: Option<u64>,
     pub(crate) holdings: Holdings,
+}
+
+/// What a person takes upon themselves with a start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Consent {
+    /// That the data and the database belong together.
+    pub(crate) adopt: bool,
+    /// That the database is older than the data.
+    pub(crate) older: bool,
 }
 
 /// How a coordinator starts, by what was found.
@@ -234,16 +247,30 @@ pub enum Misfit {
         /// How many attempts only the folder knows.
         unknown: usize,
     },
+    /// The database ends before what was acknowledged.
+    #[error(
+        "{}: the database kage.db is older than the data beside it: it ends at {known}, and {acknowledged} was \
+         acknowledged; nothing was changed. Put the kage.db back that was here last, with its kage.db-wal if there is \
+         one; or start once with --accept-older, which goes on without what was acknowledged since, and leaves the \
+         files of that where they are for a week", path.display()
+    )]
+    Behind {
+        path: PathBuf,
+        /// How far the database goes, in words.
+        known: String,
+        /// What the folder knows of, in words.
+        acknowledged: String,
+    },
     /// The folder's record of its store cannot be read.
     #[error("{} does not hold the id of a store; put it back from a backup, or start once with --adopt-data", path.display())]
     Mark { path: PathBuf },
 }
 
-/// Decides how to start. `adopt`: a person confirmed that both belong together.
-pub(crate) fn judge(folder: &Folder, found: &Found, adopt: bool) -> Result<Beginning, Misfit> {
+/// Decides how to start.
+pub(crate) fn judge(folder: &Folder, found: &Found, consent: Consent) -> Result<Beginning, Misfit> {
     match found {
-        Found::Nothing(absent) => without_database(folder, *absent, adopt),
-        Found::Database(known) => with_database(folder, known, adopt),
+        Found::Nothing(absent) => without_database(folder, *absent, consent.adopt),
+        Found::Database(known) => with_database(folder, known, consent),
     }
 }
 
@@ -271,7 +298,7 @@ fn without_database(folder: &Folder, absent: Absent, adopt: bool) -> Result<Begi
     })
 }
 
-fn with_database(folder: &Folder, known: &Known, adopt: bool) -> Result<Beginning, Misfit> {
+fn with_database(folder: &Folder, known: &Known, consent: Consent) -> Result<Beginning, Misfit> {
     let path = || folder.path.clone();
     let left = !folder.holdings.attempts.is_empty() || folder.holdings.results;
     let misfit = match folder.mark {
@@ -292,19 +319,43 @@ fn with_database(folder: &Folder, known: &Known, adopt: bool) -> Result<Beginnin
             path: path(),
             unknown: known.unknown,
         }),
-        Some(mark) if known.opened < mark.opened => return Ok(Beginning::Older),
-        Some(_) => return Ok(Beginning::Usual),
+        Some(mark) => {
+            return match behind(folder, mark, known) {
+                Some(misfit) if !consent.adopt && !consent.older => Err(misfit),
+                Some(_) => Ok(Beginning::Older),
+                None => Ok(Beginning::Usual),
+            };
+        }
         // A version without ids wrote both, or a first start was interrupted.
         None => None,
     };
     match misfit {
-        Some(misfit) if !adopt => Err(misfit),
+        Some(misfit) if !consent.adopt => Err(misfit),
         Some(_) | None => Ok(Beginning::Adopted),
     }
 }
 
+/// The refusal of a database that ends before what its folder knows of.
+fn behind(folder: &Folder, mark: Mark, known: &Known) -> Option<Misfit> {
+    let (known, acknowledged) = match folder.acknowledged {
+        Some(acknowledged) if known.position < acknowledged => {
+            (format!("commit {}", known.position), format!("commit {acknowledged}"))
+        }
+        Some(_) | None if known.opened < mark.opened => {
+            (format!("start {}", known.opened), format!("start {}", mark.opened))
+        }
+        Some(_) | None => return None,
+    };
+    Some(Misfit::Behind {
+        path: folder.path.clone(),
+        known,
+        acknowledged,
+    })
+}
+
 const MARK: &str = "store-id";
 const OPEN: &str = "kage.db-open";
+const POSITION: &str = "store-position";
 
 impl Folder {
     /// Inspects a data folder. With `adopt`, an unreadable record counts as none.
@@ -324,6 +375,7 @@ impl Folder {
             },
         };
         let left_open = text(&root.join(OPEN)).map_err(failed)?;
+        let acknowledged = text(&root.join(POSITION)).map_err(failed)?;
         let log = match std::fs::metadata(root.join("kage.db-wal")) {
             // An empty log has nothing that could be lost.
             Ok(file) => file.len() > 0,
@@ -335,6 +387,7 @@ impl Folder {
             mark,
             left_open: left_open.and_then(|text| text.trim().parse().ok()),
             log,
+            acknowledged: acknowledged.and_then(|text| parse_position(&text)),
             holdings: Holdings::of(root).map_err(failed)?,
         })
     }
@@ -356,6 +409,11 @@ pub(crate) enum LookError {
 /// The name of the file that says which store a folder belongs to.
 pub(crate) const fn mark_file() -> &'static str {
     MARK
+}
+
+/// The name of the file with the position of the last acknowledged commit.
+pub(crate) const fn position_file() -> &'static str {
+    POSITION
 }
 
 /// The name of the file that exists while a coordinator runs.

@@ -169,6 +169,11 @@ impl DataDir {
     /// Records which store is here, and that it is open.
     pub(crate) fn opened(&self, mark: Mark) -> Result<(), DataDirError> {
         self.write_private(custody::open_file(), &format!("{}\n", mark.opened))?;
+        self.mark(mark)
+    }
+
+    /// Records which store is here.
+    pub(crate) fn mark(&self, mark: Mark) -> Result<(), DataDirError> {
         self.write_private(custody::mark_file(), &format!("{mark}\n"))
     }
 
@@ -181,6 +186,11 @@ impl DataDir {
         {
             tracing::warn!(path = %path.display(), %error, "cannot say that the store is closed");
         }
+    }
+
+    /// The file with the position of the last acknowledged commit.
+    pub(crate) fn position(&self) -> PathBuf {
+        self.root.join(custody::position_file())
     }
 
     pub(crate) fn database(&self) -> PathBuf {

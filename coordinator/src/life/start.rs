@@ -8,13 +8,12 @@
 //! ```
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kage_core::id::StoreId;
 use kage_core::time::Timestamp;
-use kage_git::program::{self, ProgramError};
+use kage_git::program;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -22,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::board::Board;
-use crate::config::{Config, InvalidConfig};
+use crate::config::Config;
 use crate::coordinator::following::Following;
 use crate::coordinator::unsaved::Unsaved;
 use crate::coordinator::{Coordinator, Fences};
-use crate::data::authority::{self, Authority, AuthorityError};
-use crate::data::blobs::{BlobError, Blobs};
-use crate::data::custody::{self, Beginning, LookError, Mark, Misfit};
-use crate::data::folder::{DataDir, DataDirError};
+use crate::data::authority::{self, Authority};
+use crate::data::blobs::Blobs;
+use crate::data::custody::{Beginning, Consent, Mark};
+use crate::data::folder::DataDir;
 use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
@@ -40,99 +39,17 @@ use crate::door::identities::Identities;
 use crate::door::lobby::{Caps, Lobby};
 use crate::duties::saving;
 use crate::duties::{dispatch, gaps, retention};
+use crate::life::belonging::Custody;
+use crate::life::failure::RunError;
 use crate::life::files;
-use crate::life::listeners::{self, Process};
-use crate::life::server::{self, ReflectionError};
+use crate::life::listeners;
+use crate::life::server;
 use crate::output::Outputs;
 use crate::ports::{Blocking, Listener, Ports};
 use crate::services::diff;
-use crate::store::{ExtendAllLeases, OpenError, ReadError, Store, StoreError};
+use crate::store::{ExtendAllLeases, Opening, Store};
 use crate::telemetry;
 use crate::topics::Topics;
-
-/// Why a coordinator did not start, or stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("the configuration cannot be used")]
-    Config(#[source] InvalidConfig),
-    #[error("git cannot be used here")]
-    Git(#[source] ProgramError),
-    #[error("the data directory cannot be used")]
-    DataDir(#[source] DataDirError),
-    /// The directory and its database do not belong together.
-    #[error("the coordinator does not start on this data")]
-    Misfit(#[source] Misfit),
-    /// The check whether they belong together failed.
-    #[error("the data cannot be inspected")]
-    Look(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("TLS cannot be set up")]
-    Tls(#[source] AuthorityError),
-    #[error("the store cannot be opened")]
-    Open(#[source] OpenError),
-    #[error("the store cannot be written")]
-    Store(#[source] StoreError),
-    #[error("the store cannot be read")]
-    Read(#[source] ReadError),
-    #[error("the blobs cannot be opened")]
-    Blobs(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The address is in use, or does not belong to this machine.
-    #[error("cannot listen on {address}{}", said_of(listener.as_ref()))]
-    Listen {
-        address: SocketAddr,
-        /// The process that listens there, if that is known.
-        listener: Option<Process>,
-        #[source]
-        source: std::io::Error,
-    },
-    /// The service descriptions in this program are broken.
-    #[error("gRPC reflection cannot be set up")]
-    Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl From<LookError> for RunError {
-    fn from(error: LookError) -> Self {
-        match error {
-            LookError::Misfit(misfit) => Self::Misfit(misfit),
-            LookError::Io { .. } => Self::Look(Box::new(error)),
-        }
-    }
-}
-
-fn said_of(listener: Option<&Process>) -> String {
-    listener.map_or_else(String::new, |listener| {
-        format!(", where {listener} listens; end it, or choose another port with --listen")
-    })
-}
-
-impl RunError {
-    /// True when the person who started it can correct that: the arguments, the port, the folder,
-    /// git.
-    #[must_use]
-    pub const fn is_usage(&self) -> bool {
-        match self {
-            Self::Config(_) | Self::Git(_) | Self::DataDir(_) | Self::Misfit(_) | Self::Listen { .. } => true,
-            Self::Tls(_)
-            | Self::Look(_)
-            | Self::Open(_)
-            | Self::Store(_)
-            | Self::Read(_)
-            | Self::Blobs(_)
-            | Self::Reflection(_) => false,
-        }
-    }
-}
-
-impl From<BlobError> for RunError {
-    fn from(error: BlobError) -> Self {
-        Self::Blobs(Box::new(error))
-    }
-}
-
-impl From<ReflectionError> for RunError {
-    fn from(error: ReflectionError) -> Self {
-        Self::Reflection(Box::new(error))
-    }
-}
 
 /// Runs a coordinator until `shutdown` is cancelled and everything open has ended.
 ///
@@ -176,38 +93,6 @@ struct Locked {
     authority: Option<Arc<Authority>>,
 }
 
-/// The relation between data and database.
-struct Custody {
-    beginning: Beginning,
-    /// The folder's earlier record of its store.
-    mark: Option<Mark>,
-}
-
-impl Custody {
-    fn of(data: &DataDir, adopt: bool) -> Result<Self, RunError> {
-        let folder = data.look(adopt)?;
-        let found = Store::look(&data.database(), &folder.holdings.attempts).map_err(RunError::Open)?;
-        let beginning = custody::judge(&folder, &found, adopt).map_err(RunError::Misfit)?;
-        let path = folder.path.display();
-        match beginning {
-            Beginning::First => tracing::info!(%path, "a new store is made"),
-            Beginning::Adopted => tracing::warn!(
-                %path, holdings = %folder.holdings,
-                "the data and its database are taken as one store from now on"
-            ),
-            Beginning::Older => tracing::warn!(
-                %path, holdings = %folder.holdings,
-                "the database is an older copy: what only the folder knows of stays, and is not shown"
-            ),
-            Beginning::Usual => {}
-        }
-        Ok(Self {
-            beginning,
-            mark: folder.mark,
-        })
-    }
-}
-
 /// Everything needed before the first call is in memory.
 struct Filled {
     data: DataDir,
@@ -225,7 +110,13 @@ impl Locked {
         // First of all: a refused start must not create anything.
         let custody = match ports.store {
             Some(_) => None,
-            None => Some(Custody::of(&data, config.adopt_data)?),
+            None => {
+                let consent = Consent {
+                    adopt: config.adopt_data,
+                    older: config.accept_older,
+                };
+                Some(Custody::of(&data, consent)?)
+            }
         };
         data.forget_endpoint().map_err(RunError::DataDir)?;
         let token = data.token(&ports.random).map_err(RunError::DataDir)?;
@@ -261,11 +152,15 @@ impl Locked {
             Some(store) => store,
             None => {
                 let beginning = custody.as_ref().map_or(Beginning::Usual, |custody| custody.beginning);
-                let before = custody.and_then(|custody| custody.mark);
-                let fresh = StoreId::from_random(random());
-                let times = before.map_or(0, |mark| mark.opened);
+                let before = custody.as_ref().and_then(|custody| custody.mark);
+                let opening = Opening {
+                    fresh: StoreId::from_random(random()),
+                    times: before.map_or(0, |mark| mark.opened),
+                    position: custody.map_or(0, |custody| custody.acknowledged),
+                    noted: data.position(),
+                };
                 let (store, opened) =
-                    Store::begin(&data.database(), fresh, times, &config.prices).map_err(RunError::Open)?;
+                    Store::begin(&data.database(), &opening, &config.prices).map_err(RunError::Open)?;
                 let mark = Mark::next(opened, before, beginning, now);
                 unswept_for = mark.unswept_for(now);
                 data.opened(mark).map_err(RunError::DataDir)?;
@@ -442,10 +337,19 @@ impl Filled {
         };
         let server = connections::serve(listener, served, stopping.clone());
         tokio::pin!(server);
+        let mut lost = false;
+        let ending = async {
+            tokio::select! {
+                biased;
+                () = coordinator.store.lost() => true,
+                () = shutdown.cancelled() => false,
+            }
+        };
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => {
+            is_lost = ending => {
                 tracing::info!("shutting down");
+                lost = is_lost;
                 // Endless streams end now; calls are finished. Agents are not told to drain: to
                 // them this is a disconnect.
                 coordinator.closing.cancel();
@@ -461,9 +365,13 @@ impl Filled {
         coordinator.tasks.close();
         coordinator.tasks.wait().await;
         coordinator.outputs.close().await;
-        data.closing();
+        if !lost {
+            data.closing();
+        }
         coordinator.store.close().await;
-        drop(data);
-        Ok(())
+        match lost {
+            true => Err(RunError::Lost { path: data.database() }),
+            false => Ok(()),
+        }
     }
 }

@@ -171,6 +171,16 @@ pub enum EngineError {
     /// The database could not be opened again after a failed commit.
     #[error("the database could not be opened again")]
     Reopen(#[source] Box<OpenError>),
+    /// The database's files were removed or replaced while it was open.
+    #[error("{} was removed or replaced while it was open", path.display())]
+    Replaced { path: PathBuf },
+    /// It is not known whether the database's files are where they were.
+    #[error("{} cannot be seen", path.display())]
+    Unseen {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// Another command of the same transaction broke it off.
     #[error("the transaction was interrupted")]
     BrokenOff,
@@ -185,7 +195,9 @@ impl EngineError {
             Self::Corrupt { .. } | Self::Dangling { .. } => EngineTrouble::Damaged,
             Self::NoAnswer => EngineTrouble::UnknownOutcome,
             Self::Reopen(error) => error.trouble(),
-            Self::Unstorable { .. } | Self::BrokenOff => EngineTrouble::Failed,
+            Self::Unstorable { .. } | Self::Replaced { .. } | Self::Unseen { .. } | Self::BrokenOff => {
+                EngineTrouble::Failed
+            }
         }
     }
 }
@@ -218,6 +230,17 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
+    /// Parts of the file are not what SQLite wrote.
+    #[error(
+        "{} is damaged ({}); nothing was changed. Restore a backup into a new data folder (`kage coordinator \
+         restore`); or move kage.db and kage.db-wal away, rescue what can be read of them (`sqlite3 MOVED .recover | \
+         sqlite3 kage.db`), and start once with --accept-older", path.display(), found.join("; ")
+    )]
+    Damaged {
+        path: PathBuf,
+        /// Some of what was found, in SQLite's words.
+        found: Vec<String>,
+    },
     #[error("{} cannot be opened", path.display())]
     Database {
         path: PathBuf,
@@ -235,6 +258,7 @@ impl OpenError {
     const fn trouble(&self) -> EngineTrouble {
         match self {
             Self::Database { trouble, .. } => *trouble,
+            Self::Damaged { .. } => EngineTrouble::Damaged,
             Self::SqliteTooOld { .. }
             | Self::NotOurs { .. }
             | Self::SchemaTooNew { .. }

@@ -1,6 +1,8 @@
 //! The identity of a database: what a file shows before it is opened for writing, and its row
 //! afterwards. `custody` decides whether it belongs to a data folder.
 
+use std::path::PathBuf;
+
 use kage_core::id::StoreId;
 
 /// The kind of a file that may be one of our databases.
@@ -27,6 +29,8 @@ pub(crate) struct Known {
     pub(crate) id: Option<StoreId>,
     /// How often a coordinator has opened it.
     pub(crate) opened: u64,
+    /// How many commits changed it; 0 for a version that did not count.
+    pub(crate) position: u64,
     /// As far as it records, no call was ever made on it.
     pub(crate) unused: bool,
     /// How many of the attempts that were asked about it does not know.
@@ -39,4 +43,19 @@ pub(crate) struct Opened {
     pub(crate) id: StoreId,
     /// How often a coordinator has opened it, this time included.
     pub(crate) times: u64,
+    /// How many commits changed it, the one of this opening included.
+    pub(crate) position: u64,
+}
+
+/// The facts that a coordinator opens its database with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Opening {
+    /// The id of a database that has none.
+    pub(crate) fresh: StoreId,
+    /// How often the data was opened before, as far as its folder knows.
+    pub(crate) times: u64,
+    /// The position that was acknowledged before, as far as its folder knows.
+    pub(crate) position: u64,
+    /// The file in which positions are noted.
+    pub(crate) noted: PathBuf,
 }

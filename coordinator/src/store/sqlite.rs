@@ -12,14 +12,17 @@ use super::error::OpenError;
 
 mod identity;
 mod page_query;
+mod place;
 mod reads;
 mod record;
 mod rows;
 mod schema;
+mod soundness;
 mod trouble;
 mod value;
 
 pub(super) use identity::look;
+pub(super) use place::OpenFiles;
 pub(super) use rows::SqliteRows;
 #[cfg(test)]
 pub(in crate::store) use schema::KNOWN;
@@ -98,6 +101,14 @@ impl Database {
             });
         }
         Ok(connection)
+    }
+
+    /// The open files, which must stay where they are.
+    pub(super) fn files(&self) -> Result<OpenFiles, OpenError> {
+        OpenFiles::of(&self.path).map_err(|source| OpenError::Look {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Makes all readable data durable, and restarts the log. After a failed sync, of this process

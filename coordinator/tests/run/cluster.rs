@@ -98,6 +98,12 @@ impl Cluster {
         soon("shutdown", self.running).await.unwrap().unwrap();
     }
 
+    /// The error with which it stops by itself.
+    pub(crate) async fn died(self) -> String {
+        let error = soon("the end", self.running).await.unwrap().expect_err("it fails");
+        error.to_string()
+    }
+
     pub(crate) async fn create(&self, spec: TaskSpec) -> v1::Task {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let request = v1::CreateTaskRequest {

@@ -80,9 +80,11 @@ async fn refused(dir: &Path) -> String {
     let words = Cluster::refused(dir).await;
     assert_eq!(Cluster::refused(dir).await, words);
     assert!(files(dir) == before, "{words}");
-    for said in [dir.to_str().unwrap(), "kage.db", "nothing was changed", "--adopt-data"] {
+    for said in [dir.to_str().unwrap(), "kage.db", "nothing was changed"] {
         assert!(words.contains(said), "{said}: {words}");
     }
+    let flag = words.contains("--adopt-data") || words.contains("--accept-older");
+    assert!(flag, "{words}");
     words
 }
 
@@ -92,9 +94,10 @@ async fn tasks(cluster: &Cluster) -> Vec<String> {
     listed.into_inner().tasks.into_iter().map(|task| task.id).collect()
 }
 
-/// Starts a coordinator whose clock is so many days ahead.
+/// Starts a coordinator whose clock is so many days ahead, also on an older database.
 pub(crate) async fn start_after(dir: &Path, days: u64) -> Cluster {
-    Cluster::start_with(dir, |_, ports| {
+    Cluster::start_with(dir, |config, ports| {
+        config.accept_older = true;
         let system = Arc::clone(&ports.clock);
         let ahead = Duration::from_secs(days * 24 * 60 * 60);
         ports.clock = Arc::new(move || system() + ahead);
@@ -232,6 +235,7 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
     git(&repository, &["update-ref", &result, ran.base.0.as_str()], None).await;
 
     std::fs::write(ran.dir.join("kage.db"), backup).unwrap();
+    assert!(refused(&ran.dir).await.contains("is older than the data"));
     for days in [0, 1, 6, 8] {
         let cluster = start_after(&ran.dir, days).await;
         let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
@@ -267,7 +271,11 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
 
     // The right database returns, and everything with it.
     std::fs::write(ran.dir.join("kage.db"), right).unwrap();
-    let cluster = Cluster::start(&ran.dir).await;
+    assert!(
+        refused(&ran.dir).await.contains("is older than the data"),
+        "each is behind the other"
+    );
+    let cluster = Cluster::start_with(&ran.dir, |config, _| config.accept_older = true).await;
     soon("the return", async {
         while newer.is_there() != (true, true) || shown("refs/kage/results").await != result {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -304,4 +312,104 @@ async fn a_start_that_was_cut_off_is_repeated() {
     agent.finish(&granted.key, 2, AttemptOutcome::Claimed).await;
     assert_eq!(cluster.get(&task.id).await.state(), v1::TaskState::Succeeded);
     cluster.stop().await;
+}
+
+/// A call that stores something, and whether it was acknowledged.
+async fn acknowledged(cluster: &Cluster, n: u32) -> bool {
+    let request = v1::CreateTaskRequest {
+        request_id: format!("acknowledged-{n}"),
+        spec: Some(spec(&["one"]).into()),
+        wait_for_agent: true,
+        origin: None,
+    };
+    cluster.client.tasks().create_task(request).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_the_same_run_is_older_by_one_commit() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("coordinator");
+    let cluster = Cluster::start(&dir).await;
+    assert!(acknowledged(&cluster, 1).await);
+    let older = home.path().join("older");
+    copy(&dir, &older);
+    assert!(acknowledged(&cluster, 2).await);
+    let crashed = home.path().join("crashed");
+    copy(&dir, &crashed);
+    cluster.stop().await;
+    // Put back whole: the database knows everything up to its note.
+    let cluster = Cluster::start(&older).await;
+    assert_eq!(tasks(&cluster).await.len(), 1);
+    cluster.stop().await;
+
+    // What a crash leaves is whole. Without the log, or its end, nothing starts.
+    let log = crashed.join("kage.db-wal");
+    let whole = std::fs::read(&log).unwrap();
+    let middle = whole.len() / 2;
+    let mut damaged = whole.clone();
+    for byte in &mut damaged[middle..middle + 64] {
+        *byte ^= 0xff;
+    }
+    for lost in [&whole[..middle], &damaged] {
+        std::fs::write(&log, lost).unwrap();
+        let words = refused(&crashed).await;
+        assert!(words.contains("is older than the data"), "{words}");
+    }
+    std::fs::remove_file(&log).unwrap();
+    let words = refused(&crashed).await;
+    assert!(words.contains("is older than the data"), "{words}");
+    std::fs::write(&log, &whole).unwrap();
+    let cluster = Cluster::start(&crashed).await;
+    assert_eq!(tasks(&cluster).await.len(), 2);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_acknowledged_into_a_file_that_nobody_finds_again() {
+    let both = &DATABASE[..2];
+    for (lost, is_replaced) in [(&both[..1], false), (both, true), (&both[1..], false)] {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("coordinator");
+        let cluster = Cluster::start(&dir).await;
+        assert!(acknowledged(&cluster, 1).await);
+        let earlier = home.path().join("earlier");
+        copy(&dir, &earlier);
+        assert!(acknowledged(&cluster, 2).await);
+
+        let aside = home.path().join("aside");
+        std::fs::create_dir(&aside).unwrap();
+        for name in lost {
+            std::fs::rename(dir.join(name), aside.join(name)).unwrap();
+            if is_replaced {
+                std::fs::copy(earlier.join(name), dir.join(name)).unwrap();
+            }
+        }
+        assert!(!acknowledged(&cluster, 3).await, "{lost:?} {is_replaced}");
+        let words = cluster.died().await;
+        assert!(words.contains("was removed or replaced while"), "{words}");
+        if is_replaced {
+            assert!(refused(&dir).await.contains("is older than the data"));
+        }
+
+        for name in lost {
+            std::fs::rename(aside.join(name), dir.join(name)).unwrap();
+        }
+        let cluster = Cluster::start(&dir).await;
+        let kept = tasks(&cluster).await.len();
+        assert!(kept >= 2, "{lost:?}: everything that was acknowledged is there: {kept}");
+        cluster.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_coordinator_does_not_start_although_the_lock_file_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("coordinator");
+    let cluster = Cluster::start(&dir).await;
+    std::fs::remove_file(dir.join("lock")).unwrap();
+    let words = Cluster::refused(&dir).await;
+    assert!(words.contains("is in use by another coordinator"), "{words}");
+    assert!(acknowledged(&cluster, 1).await, "the first goes on");
+    cluster.stop().await;
+    Cluster::start(&dir).await.stop().await;
 }

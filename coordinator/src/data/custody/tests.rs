@@ -3,6 +3,11 @@ use super::*;
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 const STORE: StoreId = StoreId::from_random(1);
 const OTHER: StoreId = StoreId::from_random(2);
+const OPENED: Opened = Opened {
+    id: STORE,
+    times: 1,
+    position: 1,
+};
 
 fn folder() -> Folder {
     Folder {
@@ -10,6 +15,7 @@ fn folder() -> Folder {
         mark: None,
         left_open: None,
         log: false,
+        acknowledged: None,
         holdings: Holdings::default(),
     }
 }
@@ -38,15 +44,26 @@ fn database(id: Option<StoreId>, opened: u64) -> Known {
     Known {
         id,
         opened,
+        position: opened * 10,
         unused: false,
         unknown: 0,
     }
 }
 
+const ADOPT: Consent = Consent {
+    adopt: true,
+    older: false,
+};
+
+const OLDER: Consent = Consent {
+    adopt: false,
+    older: true,
+};
+
 /// The decision without a person's word; with it, every start succeeds.
 fn decided(folder: &Folder, found: &Found) -> Result<Beginning, String> {
-    assert!(judge(folder, found, true).is_ok(), "{folder:?} {found:?}");
-    judge(folder, found, false).map_err(|misfit| misfit.to_string())
+    assert!(judge(folder, found, ADOPT).is_ok(), "{folder:?} {found:?}");
+    judge(folder, found, Consent::default()).map_err(|misfit| misfit.to_string())
 }
 
 #[test]
@@ -106,12 +123,48 @@ fn a_database_belongs_to_the_folder_with_its_id() {
     assert_eq!(decided(&marked(STORE, 4), &usual), Ok(Beginning::Usual));
     // A start that was interrupted before it wrote the folder's record.
     assert_eq!(decided(&marked(STORE, 3), &usual), Ok(Beginning::Usual));
-    let restored = Found::Database(database(Some(STORE), 2));
-    assert_eq!(decided(&marked(STORE, 4), &restored), Ok(Beginning::Older));
     for other in [Some(OTHER), None] {
         let words = decided(&marked(STORE, 4), &Found::Database(database(other, 4))).unwrap_err();
         assert!(words.contains(&format!("/data belongs to store {STORE}")), "{words}");
     }
+}
+
+#[test]
+fn a_database_that_ends_before_what_was_acknowledged_is_refused() {
+    let noted = |position| Folder {
+        acknowledged: Some(position),
+        ..marked(STORE, 4)
+    };
+    let found = |opened, position| {
+        Found::Database(Known {
+            position,
+            ..database(Some(STORE), opened)
+        })
+    };
+    for (folder, found, words) in [
+        (noted(41), found(4, 40), "it ends at commit 40, and commit 41 was"),
+        // As an older copy by both, or one of a version that did not count.
+        (noted(41), found(3, 30), "it ends at commit 30, and commit 41 was"),
+        (noted(41), found(4, 0), "it ends at commit 0, and commit 41 was"),
+        (marked(STORE, 4), found(2, 40), "it ends at start 2, and start 4 was"),
+        (noted(20), found(2, 20), "it ends at start 2, and start 4 was"),
+    ] {
+        let refused = decided(&folder, &found).unwrap_err();
+        assert!(
+            refused.contains(words) && refused.contains("--accept-older"),
+            "{refused}"
+        );
+        assert_eq!(judge(&folder, &found, OLDER), Ok(Beginning::Older));
+    }
+    // The note may be late after a power cut, and is not there yet after an update.
+    for folder in [noted(40), noted(39), marked(STORE, 4)] {
+        assert_eq!(decided(&folder, &found(4, 40)), Ok(Beginning::Usual));
+    }
+    // That word is for nothing else.
+    let other = Found::Database(database(Some(OTHER), 4));
+    assert!(judge(&marked(STORE, 4), &other, OLDER).is_err());
+    let nothing = Found::Nothing(Absent::Missing);
+    assert!(judge(&marked(STORE, 4), &nothing, OLDER).is_err());
 }
 
 #[test]
@@ -151,7 +204,7 @@ fn a_database_that_was_never_used_has_made_no_results() {
         assert!(words.contains("has never been used"), "{words}");
     }
     // A person said once that it is the right one.
-    let opened = Opened { id: STORE, times: 1 };
+    let opened = OPENED;
     let adopted = Mark::next(opened, None, Beginning::Adopted, NOW);
     let adopted = Mark::next(opened, Some(adopted), Beginning::Usual, NOW);
     let taken = Folder {
@@ -174,7 +227,7 @@ fn a_database_that_was_never_used_has_made_no_results() {
 #[test]
 fn what_the_database_does_not_know_stays_a_week_however_often_it_is_opened() {
     let day = Duration::from_secs(24 * 60 * 60);
-    let opened = Opened { id: STORE, times: 1 };
+    let opened = OPENED;
     let after = |days: u64| Timestamp::from_millis(NOW.as_millis() + days * 24 * 60 * 60 * 1000);
     for beginning in [Beginning::First, Beginning::Adopted, Beginning::Older] {
         let mut mark = Mark::next(opened, None, beginning, NOW);
@@ -224,7 +277,8 @@ fn a_log_is_missing_only_when_what_was_in_it_is() {
         unknown: 1,
         ..database(Some(STORE), 3)
     });
-    assert_eq!(decided(&broken_off, &backup), Ok(Beginning::Older));
+    assert!(decided(&broken_off, &backup).unwrap_err().contains("--accept-older"));
+    assert_eq!(judge(&broken_off, &backup, OLDER), Ok(Beginning::Older));
 }
 
 #[test]
@@ -269,8 +323,10 @@ fn a_folder_is_looked_at_without_being_changed() {
     };
     std::fs::write(root.join("store-id"), format!("{mark}\n")).unwrap();
     std::fs::write(root.join("kage.db-open"), "5\n").unwrap();
+    std::fs::write(root.join("store-position"), "00000000000000000012\n").unwrap();
     let found = look();
     assert_eq!((found.mark, found.left_open, found.log), (Some(mark), Some(5), true));
+    assert_eq!(found.acknowledged, Some(12));
     assert!(found.holdings.results);
 
     std::fs::write(root.join("store-id"), "something else").unwrap();

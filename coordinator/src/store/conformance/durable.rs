@@ -117,7 +117,7 @@ fn callers_of_one_commit_each_get_their_own_answer() {
         let feed = Arc::default();
         let mut follower = Follower::new(Arc::clone(&feed));
         let mut journal = journal(feed);
-        let fate = transaction(&connection, &mut journal, &mut group);
+        let fate = transaction(&connection, &mut journal, &mut group).fate;
         assert!(matches!(fate, Fate::Committed), "{fate:?}");
         assert!(follower.next().is_none(), "the writer says when it is committed");
         journal.committed();
@@ -176,7 +176,7 @@ fn a_transaction_that_the_engine_gives_up_is_refused_whole() {
         let (first, first_answer) = Pending::new(create(1, spec(1, None), at(1)));
         let (second, second_answer) = Pending::new(create(2, spec(1, None), at(1)));
         let mut group: Vec<Box<dyn Call>> = vec![Box::new(first), Box::new(second)];
-        let fate = transaction(&connection, &mut journal(Arc::default()), &mut group);
+        let fate = transaction(&connection, &mut journal(Arc::default()), &mut group).fate;
         for call in group {
             call.answer(&fate);
         }

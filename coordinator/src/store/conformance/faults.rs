@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::fixture::{activity, appended, at, create, request, spec, started, task_id, two_agents};
 use super::invariants::{Seen, check};
@@ -105,6 +106,7 @@ impl Faulty {
             thread: Arc::new(Mutex::new(Some(thread))),
             readers,
             recent,
+            lost: CancellationToken::new(),
         };
         Self {
             store: Store { engine, feed },
@@ -127,7 +129,7 @@ fn serve(
         let fault = plan.take();
         arm(&connection, fault);
         let mut group: Vec<Box<dyn Call>> = vec![call];
-        let fate = transaction(&connection, &mut journal, &mut group);
+        let fate = transaction(&connection, &mut journal, &mut group).fate;
         plan.kept.store(matches!(fate, Fate::Committed), Ordering::Release);
         let fate = match (fault, fate) {
             (Fault::AnswerLost, Fate::Committed) => Fate::Unknown(Arc::new(EngineError::NoAnswer)),
@@ -273,7 +275,7 @@ fn a_full_disk_is_known_as_one_and_left_when_there_is_room() {
         let feed = Arc::default();
         let recent = Arc::new(Recent::new(&feed));
         let mut journal = Journal::new(feed, recent);
-        let fate = transaction(&connection, &mut journal, &mut group);
+        let fate = transaction(&connection, &mut journal, &mut group).fate;
         for call in group {
             call.answer(&fate);
         }

@@ -4,15 +4,21 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use kage_core::id::{AttemptId, StoreId};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 
+use super::soundness::{self, Soundness};
 use super::value::{id, int};
 use super::{BUSY_TIMEOUT, Database};
 use crate::store::error::OpenError;
-use crate::store::identity::{Absent, Found, Known, Opened};
+use crate::store::identity::{Absent, Found, Known, Opened, Opening};
+
+/// How long a start looks for damage: a coordinator that was killed is back within a second.
+/// `kage coordinator verify` looks at all of a large database.
+const LOOKED_AT: Duration = Duration::from_millis(400);
 
 /// See [`crate::store::Store::look`].
 pub(in crate::store) fn look(path: &Path, attempts: &[AttemptId]) -> Result<Found, OpenError> {
@@ -28,15 +34,22 @@ pub(in crate::store) fn look(path: &Path, attempts: &[AttemptId]) -> Result<Foun
         Ok(file) if file.len() == 0 => return Ok(Found::Nothing(Absent::Empty)),
         Ok(_) => {}
     }
-    let database = Database { path: path.to_owned() };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|source| database.failed(source))?;
-    connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
-        .map_err(|source| database.failed(source))?;
+    let (database, connection) = Database::open_to_look(path)?;
     if !database.is_made(&connection)? {
         return Ok(Found::Nothing(Absent::Blank));
+    }
+    match soundness::check(&connection, Some(LOOKED_AT)).map_err(|source| database.failed(source))? {
+        Soundness::Sound => {}
+        Soundness::Unfinished => tracing::info!(
+            path = %path.display(), within = ?LOOKED_AT,
+            "a part of the database was looked at for damage; `kage coordinator verify` looks at all of it"
+        ),
+        Soundness::Damaged(found) => {
+            return Err(OpenError::Damaged {
+                path: path.to_owned(),
+                found,
+            });
+        }
     }
     let known = known(&connection, attempts).map_err(|source| database.failed(source))?;
     Ok(Found::Database(known))
@@ -56,6 +69,17 @@ fn known(connection: &Connection, attempts: &[AttemptId]) -> rusqlite::Result<Kn
             })
             .optional()?,
     };
+    let counts: bool = connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM pragma_table_info('store') WHERE name = 'position')",
+        [],
+        |row| row.get(0),
+    )?;
+    let position: Option<i64> = match counts {
+        false => None,
+        true => connection
+            .query_row("SELECT position FROM store", [], |row| row.get(0))
+            .optional()?,
+    };
     let unused = connection.query_row(
         "SELECT NOT EXISTS (SELECT 1 FROM tasks) AND NOT EXISTS (SELECT 1 FROM requests)",
         [],
@@ -69,36 +93,52 @@ fn known(connection: &Connection, attempts: &[AttemptId]) -> rusqlite::Result<Kn
     Ok(Known {
         id: identity.map(|(id, _)| StoreId::from_random(u128::from_be_bytes(id))),
         opened: identity.map_or(0, |(_, opened)| opened.unsigned_abs()),
+        position: position.unwrap_or(0).unsigned_abs(),
         unused,
         unknown,
     })
 }
 
 impl Database {
+    /// A connection that leaves the file and its log as they are.
+    pub(super) fn open_to_look(path: &Path) -> Result<(Self, Connection), OpenError> {
+        let database = Self { path: path.to_owned() };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|source| database.failed(source))?;
+        connection
+            .busy_timeout(BUSY_TIMEOUT)
+            .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
+            .map_err(|source| database.failed(source))?;
+        Ok((database, connection))
+    }
+
     /// Counts the opening, and gives the database an id if it has none. Stored in the file itself,
     /// not only in its log, when this returns, so that a file without its log still has its
     /// identity.
-    pub(in crate::store) fn identify(
-        &self,
-        connection: &Connection,
-        fresh: StoreId,
-        before: u64,
-    ) -> Result<Opened, OpenError> {
+    pub(in crate::store) fn identify(&self, connection: &Connection, opening: &Opening) -> Result<Opened, OpenError> {
         let counted = || {
+            // What is behind its folder is ahead of it from now on, so that neither the folder's
+            // record nor another copy counts as the newer one.
             connection.execute(
-                "INSERT INTO store (one, id, opened) VALUES (1, ?1, ?2) \
-                 ON CONFLICT (one) DO UPDATE SET opened = max(opened, ?2 - 1) + 1",
-                params![id(fresh), int(before.saturating_add(1))],
+                "INSERT INTO store (one, id, opened, position) VALUES (1, ?1, ?2, ?3) \
+                 ON CONFLICT (one) DO UPDATE SET opened = max(opened, ?2 - 1) + 1, \
+                 position = max(position, ?3 - 1) + 1",
+                params![
+                    id(opening.fresh),
+                    int(opening.times.saturating_add(1)),
+                    int(opening.position.saturating_add(1))
+                ],
             )?;
-            connection.query_row("SELECT id, opened FROM store", [], |row| {
-                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?))
+            connection.query_row("SELECT id, opened, position FROM store", [], |row| {
+                Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
             })
         };
-        let (id, opened) = counted().map_err(|source| self.failed(source))?;
+        let (id, opened, position) = counted().map_err(|source| self.failed(source))?;
         self.make_durable(connection)?;
         Ok(Opened {
             id: StoreId::from_random(u128::from_be_bytes(id)),
             times: opened.unsigned_abs(),
+            position: position.unsigned_abs(),
         })
     }
 }
@@ -128,12 +168,19 @@ mod tests {
         let before = known(look(&path, &[]).unwrap());
         assert_eq!((before.id, before.opened, before.unused), (None, 0, true));
         let one = StoreId::from_random(1);
-        let first = database.identify(&writer, one, 0).unwrap();
-        assert_eq!(first, Opened { id: one, times: 1 });
-        let second = database.identify(&writer, StoreId::from_random(2), 0).unwrap();
-        assert_eq!(second, Opened { id: one, times: 2 });
-        let after_a_newer_one = database.identify(&writer, one, 7).unwrap();
-        assert_eq!(after_a_newer_one.times, 8);
+        let identify = |fresh, times, position| {
+            let opening = Opening {
+                fresh,
+                times,
+                position,
+                noted: dir.path().join("store-position"),
+            };
+            let opened = database.identify(&writer, &opening).unwrap();
+            (opened.id, opened.times, opened.position)
+        };
+        assert_eq!(identify(one, 0, 0), (one, 1, 1));
+        assert_eq!(identify(StoreId::from_random(2), 0, 0), (one, 2, 2));
+        assert_eq!(identify(one, 7, 40), (one, 8, 41), "after a newer one");
 
         // As a crash and the loss of the log leave it.
         let copy = dir.path().join("copy.db");
@@ -141,8 +188,8 @@ mod tests {
         let unknown = [AttemptId::from_random(3), AttemptId::from_random(4)];
         let found = known(look(&copy, &unknown).unwrap());
         assert_eq!(
-            (found.id, found.opened, found.unused, found.unknown),
-            (Some(one), 8, true, 2)
+            (found.id, found.opened, found.position, found.unused, found.unknown),
+            (Some(one), 8, 41, true, 2)
         );
     }
 

@@ -278,6 +278,7 @@ UPDATE sessions SET
     include_str!("schema/prompts.sql"),
     include_str!("schema/trail.sql"),
     include_str!("schema/base_verdicts.sql"),
+    include_str!("schema/position.sql"),
 ];
 
 /// The newest schema that this program knows.

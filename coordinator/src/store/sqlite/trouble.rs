@@ -16,10 +16,17 @@ pub(in crate::store) fn failed(source: rusqlite::Error) -> EngineError {
 
 /// Classifies the error of opening a file.
 pub(super) fn not_opened(path: &Path, source: rusqlite::Error) -> OpenError {
-    OpenError::Database {
-        path: path.to_owned(),
-        trouble: trouble(&source),
-        source: Box::new(source),
+    let path = path.to_owned();
+    match trouble(&source) {
+        EngineTrouble::Damaged => OpenError::Damaged {
+            path,
+            found: vec![source.to_string()],
+        },
+        trouble => OpenError::Database {
+            path,
+            trouble,
+            source: Box::new(source),
+        },
     }
 }
 
