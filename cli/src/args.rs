@@ -18,7 +18,10 @@ mod steering;
 pub use checkpoint::{
     CheckpointArg, CheckpointCommand, CheckpointCreate, CheckpointRestore, CheckpointSubcommand, Checkpoints,
 };
-pub use daemons::{AgentOptions, AgentRun, Coordinator, CoordinatorOptions};
+pub use daemons::{
+    AgentOptions, AgentRun, Coordinator, CoordinatorBackup, CoordinatorOptions, CoordinatorRestore,
+    CoordinatorSubcommand, CoordinatorVerify,
+};
 pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
 pub use landing::{Apply, Checkout, Diff, Land, Merge, Strategy};
 pub use results::{Select, Verify};
@@ -114,7 +117,7 @@ pub enum Command {
     Down(Down),
     /// Run an agent, or manage agents.
     Agent(AgentCommand),
-    /// Run a coordinator.
+    /// Run a coordinator, or back up, check and restore its data.
     Coordinator(Coordinator),
     /// Create, list and revoke tokens of people, and create tokens for agents to join with.
     Token(TokenCommand),

@@ -9,6 +9,7 @@ use crate::state::StateDir;
 
 mod agents;
 mod apply;
+mod backup;
 mod checkout;
 mod checkpoint;
 mod compare;

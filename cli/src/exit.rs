@@ -226,6 +226,9 @@ fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
         || cause.is::<InvalidConfig>()
         || cause.is::<UnusablePrices>()
         || cause.downcast_ref().is_some_and(kage_coordinator::RunError::is_usage)
+        || cause
+            .downcast_ref()
+            .is_some_and(kage_coordinator::backup::BackupError::is_usage)
         || cause.downcast_ref().is_some_and(kage_agent::RunError::is_usage)
 }
 

@@ -19,6 +19,7 @@ use crate::data::blobs::Blobs;
 use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
+use crate::data::standstill::Removals;
 use crate::door::identities::Identities;
 use crate::output::Outputs;
 use crate::ports::{Clock, Objects, Random};
@@ -43,6 +44,8 @@ pub(crate) struct Coordinator {
     pub(crate) objects: Arc<dyn Objects>,
     pub(crate) outputs: Outputs,
     pub(crate) quarantine: Quarantine,
+    /// Asked before anything is removed: a backup may be made.
+    pub(crate) removals: Removals,
     pub(crate) topics: Arc<Topics>,
     /// This run of the coordinator: positions of its topics are good for it alone.
     pub(crate) run: u128,

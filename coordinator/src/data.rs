@@ -1,5 +1,6 @@
 //! The data folder and its content besides the database: whether the two belong together, the
-//! coordinator's secret and certificates, blobs, repositories, and files about to be deleted.
+//! coordinator's secret and certificates, blobs, repositories, files about to be deleted, and when none
+//! is.
 
 pub(crate) mod custody;
 pub(crate) mod folder;
@@ -8,3 +9,4 @@ pub(crate) mod authority;
 pub(crate) mod blobs;
 pub(crate) mod repositories;
 pub(crate) mod quarantine;
+pub(crate) mod standstill;

@@ -8,6 +8,7 @@ pub mod store;
 pub mod ports;
 mod topics;
 mod data;
+pub mod backup;
 pub mod door;
 mod output;
 mod board;

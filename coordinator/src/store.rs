@@ -32,6 +32,7 @@ mod apply;
 mod call;
 mod change;
 mod command;
+mod copies;
 #[cfg(test)]
 mod conformance;
 mod error;
@@ -61,6 +62,7 @@ pub use command::{
     RecordAgent, RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
     RestoreSession, SaveWork, SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,
 };
+pub(crate) use copies::{Contents, CopyError, NamedCommits};
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
 pub(crate) use feed::{Arrivals, Follower, News as FeedNews};
 pub(crate) use identity::{Absent, Found, Known, Opened, Opening};

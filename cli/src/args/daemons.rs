@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use kage_agent::adapters::AdapterSettings;
 use kage_coordinator::Origin;
 use serde::{Deserialize, Deserializer};
@@ -13,7 +13,10 @@ use serde::{Deserialize, Deserializer};
 use crate::settings::{DiskSettings, either, time};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Coordinator {
+    #[command(subcommand)]
+    pub command: Option<CoordinatorSubcommand>,
     /// File with these options: a key for each, with `_` for `-`, and a list where a flag may be
     /// repeated. Flags win.
     #[arg(long, value_name = "FILE")]
@@ -28,6 +31,46 @@ pub struct Coordinator {
     pub accept_older: bool,
     #[command(flatten)]
     pub options: CoordinatorOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CoordinatorSubcommand {
+    /// Copy all data of a coordinator, which may run, into a new folder.
+    Backup(CoordinatorBackup),
+    /// Put a backup into a data folder that is empty or does not exist.
+    Restore(CoordinatorRestore),
+    /// Check that a backup, or a data folder, has everything that its database names.
+    Verify(CoordinatorVerify),
+}
+
+#[derive(Debug, Args)]
+pub struct CoordinatorBackup {
+    /// The folder to make; it must be empty or not exist.
+    #[arg(value_name = "BACKUP")]
+    pub to: PathBuf,
+    /// Folder of the coordinator's data [default: coordinator/ in the state folder].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CoordinatorRestore {
+    /// The backup.
+    #[arg(value_name = "BACKUP")]
+    pub from: PathBuf,
+    /// The data folder to make [default: coordinator/ in the state folder].
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Also when the backup lacks files that its database names.
+    #[arg(long)]
+    pub incomplete: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CoordinatorVerify {
+    /// A backup or a data folder [default: coordinator/ in the state folder].
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
 }
 
 /// What a coordinator can be told by flags and by a file.

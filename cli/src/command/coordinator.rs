@@ -1,4 +1,4 @@
-//! `kage coordinator`: runs a coordinator until a signal ends it.
+//! `kage coordinator`: runs a coordinator until a signal ends it. Its subcommands are in `backup`.
 
 use std::net::SocketAddr;
 
@@ -6,6 +6,7 @@ use kage_coordinator::{Config, Timings};
 use kage_core::deadline::{Patience, Slack};
 use kage_core::retention::Limits;
 
+use super::backup;
 use crate::args::{Coordinator, CoordinatorOptions};
 use crate::config_file;
 use crate::daemon;
@@ -17,6 +18,9 @@ use crate::settings;
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7443);
 
 pub(super) async fn run(invocation: Invocation, args: Coordinator) -> anyhow::Result<Exit> {
+    if let Some(command) = args.command {
+        return backup::run(&invocation, command).await;
+    }
     let options = args.options.or(config_file::read(args.config.as_deref())?);
     let config = Config {
         adopt_data: args.adopt_data,

@@ -21,6 +21,8 @@ use crate::store::{DeleteRepository, RepositoryFate, Request, StoreError};
 pub(crate) enum DeletionError {
     #[error(transparent)]
     Busy(#[from] Busy),
+    #[error("a backup is being made; try again when that has ended")]
+    BackedUp,
     #[error("it was not decided")]
     Store(#[source] StoreError),
     #[error("the repository cannot be moved out of the way")]
@@ -36,6 +38,7 @@ impl Coordinator {
         name: &RepositoryName,
     ) -> Result<(), DeletionError> {
         let _closed = self.repositories.close_off(project, name)?;
+        let _removing = self.removals.begin()?.ok_or(DeletionError::BackedUp)?;
         let now = self.now();
         let present = self.repositories.is_there(project, name).await?;
         let command = DeleteRepository {

@@ -9,7 +9,7 @@
 //! The rows go first, so that no client sees a task whose files are half gone. A sweep compares the
 //! files with the rows, so the next sweep completes whatever a crash interrupted. It lists files
 //! before it reads rows, so files that appear meanwhile are not on the list. Files in quarantine
-//! that rows name come back: the database was the wrong one.
+//! that rows name come back: the database was the wrong one. While a backup is made, nothing is removed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,6 +30,10 @@ use crate::store::{DropTask, InFiles, MAX_PAGE, ReadError, StoreError};
 
 /// The interval of sweeps. A person who drops a task causes one as well.
 const EVERY: Duration = Duration::from_secs(60 * 60);
+/// How often to look whether the disk runs low.
+const LOW_DISK: Duration = Duration::from_secs(60);
+/// When to look again whether a backup that keeps everything is finished.
+const AFTER_BACKUP: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 enum RetentionError {
@@ -43,6 +47,8 @@ enum RetentionError {
     Blobs(#[from] BlobError),
     #[error("references of results cannot be removed")]
     Git(#[from] GitError),
+    #[error("it is not known whether a backup is being made")]
+    Backup(#[source] std::io::Error),
 }
 
 /// Frees disk space at the start, at intervals, and when a task was dropped. For `unswept_for`
@@ -53,7 +59,10 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, unswept_f
         let sweeps = unswept_until <= Instant::now();
         let pass = async {
             drop_old(&coordinator, limits).await?;
-            sweep(&coordinator, sweeps).await
+            match coordinator.removals.begin().map_err(RetentionError::Backup)? {
+                None => Ok(AFTER_BACKUP),
+                Some(_removing) => sweep(&coordinator, sweeps).await.map(|()| EVERY),
+            }
         };
         tokio::select! {
             () = coordinator.closing.cancelled() => return,

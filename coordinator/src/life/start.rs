@@ -32,6 +32,7 @@ use crate::data::folder::DataDir;
 use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
+use crate::data::standstill::Removals;
 use crate::delivery::results::StoredObjects;
 use crate::door::auth::Door;
 use crate::door::connections::{self, Served, Stopping};
@@ -199,6 +200,7 @@ impl Locked {
             objects,
             outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),
             quarantine: Quarantine::new(data.quarantine(), data.output(), data.blobs()),
+            removals: Removals::of(&config.data_dir),
             topics,
             run: random(),
             fences: Arc::new(Fences::default()),

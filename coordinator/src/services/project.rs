@@ -85,6 +85,10 @@ impl ProjectService for Projects {
         let deleted = self.0.delete_repository(once, &project, &name).await;
         deleted.map_err(|error| match error {
             DeletionError::Busy(reason) => busy(reason),
+            error @ DeletionError::BackedUp => ApiError::Unavailable {
+                message: error.to_string(),
+                retry: None,
+            },
             DeletionError::Store(error) => store_error(error),
             DeletionError::Io(error) => internal("the repository could not be deleted", &error),
         })?;

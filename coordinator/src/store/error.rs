@@ -216,6 +216,12 @@ pub enum OpenError {
     NotOurs { path: PathBuf, found: u32 },
     #[error("{} has schema {found}; this program knows schemas up to {known}", path.display())]
     SchemaTooNew { path: PathBuf, found: u32, known: u32 },
+    /// A copy is read as it is: nothing brings it up to date.
+    #[error(
+        "{} has schema {found}, of an older version; this one knows {known}. Start its coordinator once with this \
+         version, or use the program of that version", path.display()
+    )]
+    SchemaTooOld { path: PathBuf, found: u32, known: u32 },
     /// With this setting the database would not keep acknowledged data.
     #[error("{} cannot be put into {what} mode (it stays {found:?})", path.display())]
     Setting {
@@ -262,6 +268,7 @@ impl OpenError {
             Self::SqliteTooOld { .. }
             | Self::NotOurs { .. }
             | Self::SchemaTooNew { .. }
+            | Self::SchemaTooOld { .. }
             | Self::Setting { .. }
             | Self::Look { .. }
             | Self::Thread(_) => EngineTrouble::Failed,

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::error::OpenError;
 
+mod copies;
 mod identity;
 mod page_query;
 mod place;
@@ -21,6 +22,7 @@ mod soundness;
 mod trouble;
 mod value;
 
+pub(super) use copies::{check, contents, copy};
 pub(super) use identity::look;
 pub(super) use place::OpenFiles;
 pub(super) use rows::SqliteRows;
