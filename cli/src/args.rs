@@ -174,6 +174,9 @@ pub struct Remove {
     /// Ids of the tasks, or their first characters.
     #[arg(required = true, value_name = "TASK")]
     pub tasks: Vec<String>,
+    /// Free their space at once, instead of keeping their files aside for a week.
+    #[arg(long)]
+    pub now: bool,
 }
 
 #[derive(Debug, Args)]

@@ -134,14 +134,15 @@ pub async fn fork(access: &Access, request: v1::ForkSessionRequest) -> anyhow::R
     Ok(response.await?.into_inner())
 }
 
-/// Forgets a task that is over.
+/// Forgets a task that is over. Its files are deleted now, or kept aside for a week.
 ///
 /// # Errors
 /// When the task does not exist or has not ended, or the coordinator cannot be reached.
-pub async fn remove(access: &Access, task_id: &str) -> anyhow::Result<()> {
+pub async fn remove(access: &Access, task_id: &str, now: bool) -> anyhow::Result<()> {
     let request = v1::RemoveTaskRequest {
         request_id: request_id(),
         task_id: task_id.to_owned(),
+        now,
     };
     let removed = access.client.tasks().remove_task(request).await;
     removed.map_err(ApiError::from)?;

@@ -33,6 +33,15 @@ pub(crate) mod unsaved;
 use following::Following;
 use unsaved::Unsaved;
 
+/// Files of dropped tasks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Released {
+    /// Deleted by the next sweep.
+    pub(crate) deleted: InFiles,
+    /// Put into quarantine by the next sweep.
+    pub(crate) put_aside: InFiles,
+}
+
 /// The parts that the services share.
 pub(crate) struct Coordinator {
     /// Read here; commands go through [`Coordinator::apply`].
@@ -69,7 +78,7 @@ pub(crate) struct Coordinator {
     /// Permits to compare commits for clients.
     pub(crate) comparing: Arc<Semaphore>,
     /// Files of dropped tasks that may still exist.
-    pub(crate) released: Mutex<InFiles>,
+    pub(crate) released: Mutex<Released>,
     /// Everything that runs besides connections; waited for at the end.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when a shutdown begins.
@@ -93,7 +102,7 @@ impl Coordinator {
     }
 
     /// Locks the files of dropped tasks, for a few lines without an await.
-    pub(crate) fn released(&self) -> MutexGuard<'_, InFiles> {
+    pub(crate) fn released(&self) -> MutexGuard<'_, Released> {
         // A missing entry is only removed later.
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -41,6 +41,32 @@ impl Default for Limits {
 /// that meets its database for the first time puts nothing aside.
 pub const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// The bytes that are to stay free on a disk, at the cost of what is kept aside: a twentieth of it, and
+/// 2 GiB at most.
+#[must_use]
+pub const fn room(total: u64) -> u64 {
+    let share = total / 20;
+    let most = 2 << 30;
+    if share < most { share } else { most }
+}
+
+/// What goes before its time because too little is `free`, the oldest first: as much of what is kept
+/// aside, by the times it was put there and its bytes, as it takes to have `room`.
+#[must_use]
+pub fn freed_early(free: u64, room: u64, aside: &[(Timestamp, u64)]) -> Vec<Timestamp> {
+    let mut oldest = aside.to_vec();
+    oldest.sort_unstable();
+    let mut free = free;
+    let freed = oldest.into_iter().take_while(|(_, bytes)| {
+        let goes = free < room;
+        if goes {
+            free = free.saturating_add(*bytes);
+        }
+        goes
+    });
+    freed.map(|(at, _)| at).collect()
+}
+
 /// True when the unreferenced files are more than a few leftovers, so that a person should look.
 #[must_use]
 pub const fn is_large(unnamed: usize, of: usize) -> bool {
@@ -95,6 +121,21 @@ mod tests {
             (41, 400, true),
         ] {
             assert_eq!(is_large(unnamed, of), large, "{unnamed} of {of}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_aside_gives_way_to_a_full_disk_the_oldest_first() {
+        assert_eq!((room(100), room(1 << 40)), (5, 2 << 30));
+        let aside = [(at(3), 10), (at(1), 10), (at(2), 10)];
+        for (free, room, freed) in [
+            (50, 50, &[][..]),
+            (49, 50, &[at(1)]),
+            (40, 50, &[at(1)]),
+            (39, 50, &[at(1), at(2)]),
+            (0, 50, &[at(1), at(2), at(3)]),
+        ] {
+            assert_eq!(freed_early(free, room, &aside), freed, "{free}");
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) async fn run(invocation: &Invocation, args: Remove) -> anyhow::Result
     let mut removed = Vec::new();
     for asked in args.tasks {
         let id = tasks::find(&access, Some(asked)).await?.id;
-        tasks::remove(&access, &id).await?;
+        tasks::remove(&access, &id, args.now).await?;
         invocation
             .out
             .text(&format!("task {} is removed", view::short_id(&id)))?;

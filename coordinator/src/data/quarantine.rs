@@ -146,6 +146,45 @@ impl Quarantine {
         .await
     }
 
+    /// The free and all bytes of the disk; `None` when the system does not say.
+    pub(crate) async fn disk(&self) -> Option<(u64, u64)> {
+        // Quarantine itself may not exist.
+        let root = self.output.clone();
+        let found = blocking(move || Ok(rustix::fs::statvfs(&root)?)).await.ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Some((bytes(found.f_bavail), bytes(found.f_blocks)))
+    }
+
+    /// The bytes of every batch, by its time.
+    pub(crate) async fn sizes(&self) -> io::Result<Vec<(Timestamp, u64)>> {
+        let root = self.root.clone();
+        blocking(move || {
+            let mut sizes = Vec::new();
+            for batch in entries(&root)? {
+                let Some(at) = time_of(&batch) else { continue };
+                let mut found = Deleted::default();
+                count(&batch, &mut found)?;
+                sizes.push((at, found.bytes));
+            }
+            Ok(sizes)
+        })
+        .await
+    }
+
+    /// Deletes these batches, whatever their age.
+    pub(crate) async fn delete_batches(&self, batches: Vec<Timestamp>) -> io::Result<Deleted> {
+        let paths: Vec<_> = batches.into_iter().map(|at| self.batch(at)).collect();
+        blocking(move || {
+            let mut deleted = Deleted::default();
+            for batch in paths {
+                count(&batch, &mut deleted)?;
+                std::fs::remove_dir_all(&batch)?;
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+
     /// Deletes everything that was put aside before a time, except young batches.
     pub(crate) async fn delete(&self, before: Timestamp, young: HashSet<Timestamp>) -> io::Result<Deleted> {
         let root = self.root.clone();
@@ -235,6 +274,9 @@ mod tests {
             std::fs::write(file, "words").unwrap();
         }
         std::fs::write(at("quarantine/README"), "a person's").unwrap();
+        let mut sizes = quarantine.sizes().await.unwrap();
+        sizes.sort_unstable();
+        assert_eq!(sizes, [(early, 5), (late, 5)]);
         let mut listed = quarantine.list().await.unwrap();
         listed.sort_by_key(|aside| aside.path.clone());
         let things: Vec<_> = listed.iter().map(|aside| aside.thing.clone()).collect();
@@ -262,6 +304,12 @@ mod tests {
         let deleted = delete(Timestamp::from_millis(3_000)).await;
         assert_eq!(deleted, Deleted { files: 1, bytes: 5 });
         assert_eq!(quarantine.list().await.unwrap(), []);
+
+        quarantine.begin(late).await.unwrap();
+        std::fs::write(at("quarantine/2000/file"), "words").unwrap();
+        let deleted = quarantine.delete_batches(vec![late]).await.unwrap();
+        assert_eq!(deleted, Deleted { files: 1, bytes: 5 });
+        assert_eq!(quarantine.sizes().await.unwrap(), []);
         assert!(at("quarantine/README").exists());
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   DropTask (rows, one transaction) ─▶ sweep: output ─▶ results' references ─▶ blobs
-//!                                         └─ of no task that was dropped here ─▶ quarantine ─▶ deleted
+//!                                         └─ of no task that was dropped for good ─▶ quarantine ─▶ deleted
 //! ```
 //! The rows go first, so that no client sees a task whose files are half gone. A sweep compares the
 //! files with the rows, so the next sweep completes whatever a crash interrupted. It lists files
@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use kage_core::event::EventBody;
 use kage_core::id::{AttemptId, TaskId};
-use kage_core::retention::{Ended, Limits, QUARANTINE, is_large, too_many};
+use kage_core::retention::{Ended, Limits, QUARANTINE, freed_early, is_large, room, too_many};
 use kage_core::time::Timestamp;
 use kage_git::{GitError, Mirror};
 use tokio::time::Instant;
 
-use crate::coordinator::Coordinator;
+use crate::coordinator::{Coordinator, Released};
 use crate::data::blobs::{BlobError, Listed, UNNAMED};
 use crate::data::quarantine::{Aside, QuarantinedData};
 use crate::data::repositories::{RESULTS, SWEPT, result_ref, session_of, swept_of};
@@ -64,18 +64,54 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, limits: Limits, unswept_f
                 Some(_removing) => sweep(&coordinator, sweeps).await.map(|()| EVERY),
             }
         };
-        tokio::select! {
+        let wait = tokio::select! {
             () = coordinator.closing.cancelled() => return,
-            made = pass => if let Err(error) = made {
+            made = pass => made.unwrap_or_else(|error| {
                 tracing::error!(error = &error as &dyn std::error::Error, "disk space cannot be freed");
-            },
-        }
-        tokio::select! {
-            () = coordinator.closing.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-            () = coordinator.dropped.notified() => {}
+                EVERY
+            }),
+        };
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                () = coordinator.closing.cancelled() => return,
+                () = tokio::time::sleep_until(until) => break,
+                () = coordinator.dropped.notified() => break,
+                () = tokio::time::sleep(LOW_DISK) => {}
+            }
+            if let Err(error) = make_room(&coordinator).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "quarantine cannot be freed");
+            }
         }
     }
+}
+
+/// Deletes what is in quarantine, oldest first, when the disk runs low.
+async fn make_room(coordinator: &Coordinator) -> Result<(), RetentionError> {
+    let quarantine = &coordinator.quarantine;
+    let Some((free, room)) = quarantine.disk().await.map(|(free, total)| (free, room(total))) else {
+        return Ok(());
+    };
+    if free >= room {
+        return Ok(());
+    }
+    let Some(_removing) = coordinator.removals.begin().map_err(RetentionError::Backup)? else {
+        return Ok(());
+    };
+    let batches = freed_early(free, room, &quarantine.sizes().await?);
+    if batches.is_empty() {
+        return Ok(());
+    }
+    let deleted = quarantine.delete_batches(batches).await?;
+    let (files, bytes) = (deleted.files, deleted.bytes);
+    tracing::warn!(
+        files,
+        bytes,
+        free,
+        room,
+        "the disk runs low: files in quarantine were deleted before their week was over"
+    );
+    Ok(())
 }
 
 /// Drops the tasks that exceed the limits.
@@ -105,7 +141,7 @@ async fn drop_old(coordinator: &Coordinator, limits: Limits) -> Result<(), Reten
         match coordinator.apply(command).await {
             Ok(()) => {
                 tracing::info!(%task, "task dropped: it ended long ago, or space is needed");
-                release(coordinator, left);
+                release(coordinator, left, FilesFate::Deleted);
             }
             // It is open again, or already dropped.
             Err(StoreError::TaskOpen { .. } | StoreError::NotFound { .. }) => {}
@@ -148,9 +184,21 @@ pub(crate) async fn left_by(coordinator: &Coordinator, task: TaskId) -> Result<I
     Ok(left)
 }
 
+/// What becomes of the files of a dropped task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilesFate {
+    Deleted,
+    /// They are kept in quarantine.
+    PutAside,
+}
+
 /// Releases the files of a dropped task: the next sweep removes them.
-pub(crate) fn release(coordinator: &Coordinator, left: InFiles) {
+pub(crate) fn release(coordinator: &Coordinator, left: InFiles, fate: FilesFate) {
     let mut released = coordinator.released();
+    let released = match fate {
+        FilesFate::Deleted => &mut released.deleted,
+        FilesFate::PutAside => &mut released.put_aside,
+    };
     released.attempts.extend(left.attempts);
     released.sessions.extend(left.sessions);
     released.blobs.extend(left.blobs);
@@ -224,7 +272,7 @@ async fn give_back(coordinator: &Coordinator, files: &StoredFiles, named: &InFil
     }
     let files = things.len();
     coordinator.quarantine.give_back(things).await?;
-    tracing::info!(
+    tracing::warn!(
         files,
         results,
         "files that the database names came back from quarantine"
@@ -232,12 +280,12 @@ async fn give_back(coordinator: &Coordinator, files: &StoredFiles, named: &InFil
     Ok(())
 }
 
-/// Removes released files, and puts other unreferenced files aside.
+/// Deletes the files of tasks that were dropped for good, and puts other unreferenced files aside.
 async fn put_away(
     coordinator: &Coordinator,
     files: &StoredFiles,
     named: &InFiles,
-    released: &InFiles,
+    released: &Released,
     sweeps: bool,
 ) -> Result<(Swept, Swept), RetentionError> {
     let (mut removed, mut aside) = (Swept::default(), Swept::default());
@@ -247,10 +295,10 @@ async fn put_away(
         if named.attempts.contains(attempt) {
             continue;
         }
-        if released.attempts.contains(attempt) {
+        if released.deleted.attempts.contains(attempt) {
             gone.push(*attempt);
             (removed.outputs, removed.bytes) = (removed.outputs + 1, removed.bytes + bytes);
-        } else if sweeps {
+        } else if sweeps || released.put_aside.attempts.contains(attempt) {
             moved.push((
                 *attempt,
                 coordinator.quarantine.place(at, &QuarantinedData::Output(*attempt)),
@@ -263,17 +311,20 @@ async fn put_away(
     for (mirror, references) in &files.mirrors {
         let orphans = references.iter().filter_map(|name| Some((name, session_of(name)?)));
         let orphans = orphans.filter(|(_, session)| !named.sessions.contains(session));
-        let (gone, moved): (Vec<_>, Vec<_>) = orphans.partition(|(_, session)| released.sessions.contains(session));
+        let (gone, moved): (Vec<_>, Vec<_>) =
+            orphans.partition(|(_, session)| released.deleted.sessions.contains(session));
         let names = |of: Vec<(&String, _)>| -> Vec<String> { of.into_iter().map(|(name, _)| name.clone()).collect() };
         let gone = names(gone);
         if !gone.is_empty() {
             mirror.delete_refs(&gone).await?;
             removed.results += gone.len();
         }
-        if sweeps {
-            if !moved.is_empty() {
-                coordinator.quarantine.begin(at).await?;
-            }
+        let moved: Vec<_> = moved
+            .into_iter()
+            .filter(|(_, session)| sweeps || released.put_aside.sessions.contains(session))
+            .collect();
+        if !moved.is_empty() {
+            coordinator.quarantine.begin(at).await?;
             let place = |name: &str| name.replacen(RESULTS, &format!("{SWEPT}{}/", at.as_millis()), 1);
             aside.results += mirror.rename_refs(&names(moved), place).await?;
         }
@@ -283,10 +334,10 @@ async fn put_away(
         if named.blobs.contains(&key) {
             continue;
         }
-        let counted = if released.blobs.contains(&key) {
+        let counted = if released.deleted.blobs.contains(&key) {
             let gone = coordinator.blobs.remove_unnamed(blob, UNNAMED, None).await?;
             gone.then_some(&mut removed)
-        } else if sweeps {
+        } else if sweeps || released.put_aside.blobs.contains(&key) {
             let thing = QuarantinedData::Blob(key.0, key.1);
             let place = coordinator.quarantine.place(at, &thing);
             let moved = coordinator.blobs.remove_unnamed(blob, UNNAMED, Some(place)).await?;
@@ -339,8 +390,13 @@ fn tell(coordinator: &Coordinator, files: &StoredFiles, removed: &Swept, aside: 
 }
 
 /// Forgets released files that are gone.
-fn forget(coordinator: &Coordinator, files: &StoredFiles, released: &InFiles) {
+fn forget(coordinator: &Coordinator, files: &StoredFiles, released: &Released) {
     let mut left = coordinator.released();
+    forget_some(&mut left.deleted, files, &released.deleted);
+    forget_some(&mut left.put_aside, files, &released.put_aside);
+}
+
+fn forget_some(left: &mut InFiles, files: &StoredFiles, released: &InFiles) {
     // Files released meanwhile stay for the next sweep, and blobs until they are old enough.
     left.attempts.retain(|attempt| !released.attempts.contains(attempt));
     left.sessions.retain(|session| !released.sessions.contains(session));

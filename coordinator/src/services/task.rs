@@ -21,7 +21,7 @@ use super::checkpoint::subject::named;
 use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
-use crate::duties::retention;
+use crate::duties::retention::{self, FilesFate};
 use crate::refusals::{busy, internal, read_error, store_error};
 use crate::store::{
     CancelTask, CreateTask, DropTask, InvalidPageToken, PageToken, SelectResult, TaskView, VerifyResult,
@@ -163,7 +163,11 @@ impl TaskService for Tasks {
         };
         let left = retention::left_by(&self.0, task).await.map_err(read_error)?;
         self.0.apply(command).await.map_err(store_error)?;
-        retention::release(&self.0, left);
+        let fate = match message.now {
+            true => FilesFate::Deleted,
+            false => FilesFate::PutAside,
+        };
+        retention::release(&self.0, left, fate);
         self.0.dropped.notify_one();
         Ok(Response::new(v1::RemoveTaskResponse {}))
     }

@@ -245,6 +245,7 @@ async fn what_is_newer_than_a_backup_that_was_put_back_stays() {
         let remove = v1::RemoveTaskRequest {
             request_id: format!("remove-{days}"),
             task_id: task.task.clone(),
+            now: true,
         };
         cluster.client.tasks().remove_task(remove).await.unwrap();
         crate::retention::gone(&task).await;

@@ -81,6 +81,7 @@ async fn a_watch_of_a_project_says_nothing_of_tasks_of_others() {
     let remove = v1::RemoveTaskRequest {
         request_id: request_id(),
         task_id: other.clone(),
+        now: true,
     };
     let (_, everywhere) = watched(&cluster.client, "").await;
     cluster.client.tasks().remove_task(remove).await.unwrap();

@@ -44,6 +44,7 @@ async fn remove(cluster: &Cluster, task: &str) {
     let remove = v1::RemoveTaskRequest {
         request_id: request_id(),
         task_id: task.to_owned(),
+        now: true,
     };
     cluster.client.tasks().remove_task(remove).await.unwrap();
 }

@@ -121,6 +121,7 @@ async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
     let remove = |task: &str| v1::RemoveTaskRequest {
         request_id: format!("remove-{task}"),
         task_id: task.to_owned(),
+        now: true,
     };
     let mut open = spec(&["one"]);
     open.prompt = "it waits".to_owned();
@@ -172,5 +173,49 @@ async fn a_dropped_task_leaves_nothing_also_after_a_crash_in_between() {
     let cluster = Cluster::start_with(&dir, |config, _| config.retention = keep_nothing).await;
     gone(&other).await;
     assert_eq!(cluster.get(&running).await.state(), v1::TaskState::Running);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_removed_by_mistake_comes_back_with_the_database_of_before() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("coordinator");
+    let cluster = Cluster::start(&dir).await;
+    let base = pushed(&cluster, &home.path().join("repo")).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let kept = ended(&cluster, &dir, &mut agent, &base, b"kept aside").await;
+    let freed = ended(&cluster, &dir, &mut agent, &base, b"freed at once").await;
+    cluster.stop().await;
+    let before = std::fs::read(dir.join("kage.db")).unwrap();
+
+    let cluster = Cluster::start(&dir).await;
+    for (left, now) in [(&kept, false), (&freed, true)] {
+        let remove = v1::RemoveTaskRequest {
+            task_id: left.task.clone(),
+            now,
+            ..Default::default()
+        };
+        cluster.client.tasks().remove_task(remove).await.unwrap();
+        gone(left).await;
+    }
+    cluster.stop().await;
+    let aside = |left: &Left| {
+        let batches = std::fs::read_dir(dir.join("quarantine")).unwrap();
+        let name = left.output.strip_prefix(&dir).unwrap();
+        batches
+            .filter(|batch| batch.as_ref().unwrap().path().join(name).exists())
+            .count()
+    };
+    assert_eq!((aside(&kept), aside(&freed)), (1, 0));
+
+    std::fs::write(dir.join("kage.db"), before).unwrap();
+    let cluster = Cluster::start_with(&dir, |config, _| config.accept_older = true).await;
+    soon("the return", async {
+        while kept.is_there() != (true, true) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(freed.is_there(), (false, false));
     cluster.stop().await;
 }
