@@ -45,12 +45,19 @@ pub(crate) struct LeftValues {
 }
 
 impl LeftValues {
-    /// Hands this shell's environment to the daemon, and says how it differs.
+    /// Hands this shell's environment to the daemon, and says how it differs. The call that stores the
+    /// task names it, so that the repeated call is the same.
     ///
     /// # Errors
     /// When the daemon can make nothing of it, or does not answer.
-    pub(crate) async fn hand_over(invocation: &Invocation) -> anyhow::Result<Self> {
-        Self::hand_over_as(invocation, Digest::from_raw(rand::random())).await
+    pub(crate) async fn hand_over(invocation: &Invocation, request_id: &str) -> anyhow::Result<Self> {
+        let name = Digest::of(format!("values of request {request_id}").as_bytes());
+        let state = invocation.state.agent();
+        // The call may have been made before and come to nothing.
+        for left in [Handed::within(&state), Handed::shells_within(&state)] {
+            left.withdraw(&name);
+        }
+        Self::hand_over_as(invocation, name).await
     }
 
     async fn hand_over_as(invocation: &Invocation, name: Digest) -> anyhow::Result<Self> {

@@ -59,19 +59,32 @@ pub fn request_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
+/// It is not known whether a task was stored.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it is not known whether the task was stored; run the same command again with `--request-id {request_id}`, which \
+     stores no second one"
+)]
+pub struct UnknownOutcome {
+    request_id: String,
+    #[source]
+    source: ApiError,
+}
+
 /// Stores a task. A lost reply is asked for again with the same id, so that it is stored once.
 ///
 /// # Errors
 /// When the coordinator refuses the task or cannot be reached, or when no agent can run the task
-/// and it must not wait.
+/// and it must not wait. [`UnknownOutcome`] when it may be stored.
 pub async fn create(
     access: &Access,
+    request_id: String,
     spec: TaskSpec,
     origin: Option<v1::TaskOrigin>,
     wait_for_agent: bool,
 ) -> anyhow::Result<v1::Task> {
     let request = v1::CreateTaskRequest {
-        request_id: request_id(),
+        request_id: request_id.clone(),
         spec: Some(spec.into()),
         wait_for_agent,
         origin,
@@ -80,11 +93,16 @@ pub async fn create(
         let response = access.client.tasks().create_task(request.clone()).await;
         response.map_err(ApiError::from)
     });
-    response
-        .await?
-        .into_inner()
-        .task
-        .context("the coordinator sent no task")
+    let response = response.await.map_err(|error| unanswered(request_id, error))?;
+    response.into_inner().task.context("the coordinator sent no task")
+}
+
+/// A call that was cut off may have had its effect; one that was refused has none.
+fn unanswered(request_id: String, error: ApiError) -> anyhow::Error {
+    match error {
+        source @ ApiError::Unavailable { .. } => UnknownOutcome { request_id, source }.into(),
+        refused => refused.into(),
+    }
 }
 
 /// Makes a call that has a request id, and once more when its reply was lost.
@@ -196,4 +214,30 @@ pub async fn cancel(access: &Access, task_id: &str) -> anyhow::Result<v1::Task> 
         .await
         .map_err(ApiError::from)?;
     response.into_inner().task.context("the coordinator sent no task")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_call_that_was_cut_off_is_to_be_repeated() {
+        let cut_off = ApiError::Unavailable {
+            message: "the connection broke".to_owned(),
+            retry: None,
+        };
+        let told = format!("{:#}", unanswered("abc".to_owned(), cut_off));
+        assert!(
+            told.contains("`--request-id abc`") && told.ends_with("the connection broke"),
+            "{told}"
+        );
+        let refused = ApiError::ResourceExhausted {
+            message: "the disk is full".to_owned(),
+            retry: None,
+        };
+        assert_eq!(
+            format!("{:#}", unanswered("abc".to_owned(), refused)),
+            "the disk is full"
+        );
+    }
 }

@@ -55,6 +55,10 @@ pub struct Run {
     /// Return as soon as the task is stored; do not wait for results.
     #[arg(short, long)]
     pub detach: bool,
+    /// Id of the call that stores the task. A call of unknown outcome prints its id: with that and the same
+    /// arguments it is repeated, and stores no second task.
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new(), hide_short_help = true)]
+    pub request_id: Option<String>,
     /// Apply the best result to the working tree: a verified result, or, without --verify, an
     /// unchecked one. A result of high risk is not applied.
     #[arg(long, conflicts_with = "detach")]

@@ -52,15 +52,21 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
     refuse_invalid(&spec)?;
     // Only the daemon of this machine, which no URL names, has its agent's state here.
     let own_daemon = invocation.settings.coordinator.url.is_none();
+    let request_id = args.request_id.clone().unwrap_or_else(tasks::request_id);
     let left = match own_daemon {
-        true => Some(LeftValues::hand_over(&invocation).await?),
+        true => Some(LeftValues::hand_over(&invocation, &request_id).await?),
         false => None,
     };
     if let Some(left) = &left {
         left.leave(&mut spec.environment)?;
     }
-    let created = tasks::create(&access, spec, origin, waits.for_agent).await;
-    if let Some(left) = &left {
+    let created = tasks::create(&access, request_id, spec, origin, waits.for_agent).await;
+    // A task of which nothing is known may need the values: they stay until they are old.
+    let is_known = created
+        .as_ref()
+        .err()
+        .is_none_or(|error| !error.is::<tasks::UnknownOutcome>());
+    if let Some(left) = left.as_ref().filter(|_| is_known) {
         left.settle(created.as_ref().ok());
     }
     let task = created?;

@@ -8,6 +8,7 @@ mod machines;
 
 mod access;
 mod again;
+mod backup;
 mod cancel;
 mod chaos;
 mod checkpoints;
