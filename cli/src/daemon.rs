@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use kage_agent::adapters::AdapterConfig;
 use kage_agent::config::slots;
+use kage_agent::identity::state;
 use kage_agent::logins::Logins;
 use kage_agent::process::handed::Handed;
 use kage_agent::process::{AgentEnvironment, Runner};
@@ -183,6 +184,12 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     let (ready, address) = oneshot::channel();
     let (open, store) = oneshot::channel();
     (ports.on_ready, ports.on_open) = (Some(ready), Some(open));
+    // Nobody else knows this token, and it is good for this agent and this run.
+    let token = own_token();
+    ports.own_agent = Some(kage_coordinator::OwnAgent {
+        id: state::agent_id_in(&invocation.state.agent(), &ports.random)?,
+        token: token.clone(),
+    });
     let config = kage_coordinator::Config {
         prices: settings::prices(None)?,
         adopt_data: args.adopt_data,
@@ -201,7 +208,6 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     };
     let store = store.await.context("the coordinator was ready without its store")?;
     let url = format!("http://{address}");
-    let token = std::fs::read_to_string(invocation.state.token()).context("cannot read the coordinator's token")?;
     note(&format!("up: {url}"));
     let start = AgentStart {
         url,
@@ -241,6 +247,11 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
     }
     drop(ending);
     result
+}
+
+/// 256 random bits.
+fn own_token() -> String {
+    format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>())
 }
 
 /// Lets short commands that use the daemon get their answers. Long ones, such as following a task,

@@ -218,6 +218,7 @@ impl Member {
             adapters: &counted.usable,
             known: &self.agent.adapters,
             project: self.project.as_ref(),
+            can: self.agent.admittance.can,
             availability: self.availability(),
         })
     }

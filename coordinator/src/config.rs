@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use kage_core::access::Capabilities;
 use kage_core::deadline::Patience;
 use kage_core::price::{InvalidPrices, PriceTable};
 use kage_core::retention::Limits;
@@ -36,6 +37,9 @@ pub struct Config {
     pub connections: ConnectionLimits,
     /// How long it waits for connected agents that do not act.
     pub patience: Patience,
+    /// What agents may be given to do that show the owner's token. Whoever can read the token's file can
+    /// be such an agent, so their word on a result is not taken unless this says so.
+    pub token_agents: Capabilities,
 }
 
 /// The built-in prices merged with a user's file, which replaces every row of each model that it
@@ -69,6 +73,7 @@ impl Config {
             timings: Timings::default(),
             connections: ConnectionLimits::default(),
             patience: Patience::default(),
+            token_agents: Capabilities::RUN,
         }
     }
 

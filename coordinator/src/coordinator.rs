@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kage_core::access::Capabilities;
 use kage_core::deadline::Patience;
 use kage_core::id::AttemptId;
 use kage_core::price::PriceTable;
@@ -62,6 +63,8 @@ pub(crate) struct Coordinator {
     pub(crate) prices: Arc<PriceTable>,
     pub(crate) timings: Timings,
     pub(crate) patience: Patience,
+    /// What agents may be given to do that show the owner's token.
+    pub(crate) token_agents: Capabilities,
     pub(crate) identities: Arc<Identities>,
     pub(crate) secrets: Secrets,
     /// Signs certificates; `None` without TLS.

@@ -29,4 +29,4 @@ pub use data::folder::DataDirError;
 pub use life::failure::RunError;
 pub use life::listeners::Process;
 pub use life::start::run;
-pub use ports::{Blocking, Clock, Ports, Random};
+pub use ports::{Blocking, Clock, OwnAgent, Ports, Random};

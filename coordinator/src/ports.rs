@@ -11,7 +11,7 @@ use kage_core::checkpoint::Work;
 use kage_core::event::ResultCommit;
 use kage_core::failure::Failure;
 use kage_core::folder::Folder;
-use kage_core::id::{Digest, Oid, ProjectId, RepositoryName, SessionId};
+use kage_core::id::{AgentId, Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::task::{RepositoryRef, ResultRules};
 use kage_core::time::Timestamp;
 use kage_proto::client::Wire;
@@ -190,6 +190,19 @@ pub enum ResultNotTaken {
     Never(Failure),
 }
 
+/// An agent in the coordinator's process. Its token is in the memory of that process only, and lets it
+/// speak for itself; the owner's token, which is in a file, would let whoever reads it do everything.
+pub struct OwnAgent {
+    pub id: AgentId,
+    pub token: String,
+}
+
+impl std::fmt::Debug for OwnAgent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OwnAgent").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 /// What a coordinator is given from outside.
 pub struct Ports {
     pub clock: Clock,
@@ -201,6 +214,8 @@ pub struct Ports {
     pub objects: Option<Arc<dyn Objects>>,
     /// How it waits for the files of output.
     pub blocking: Blocking,
+    /// The agent that runs in the same process, if one does.
+    pub own_agent: Option<OwnAgent>,
     /// Receives the bound address once calls are answered.
     pub on_ready: Option<oneshot::Sender<SocketAddr>>,
     /// Receives the store once it is open, for a caller that manages all projects.
@@ -220,6 +235,7 @@ impl Ports {
             store: None,
             objects: None,
             blocking: Blocking::default(),
+            own_agent: None,
             on_ready: None,
             on_open: None,
         }

@@ -51,8 +51,8 @@ mod writer;
 
 pub(crate) use acknowledged::{parse as parse_position, text as position_text};
 pub use admission::{
-    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, PersonToken, RevokeAgent,
-    RevokePersonToken,
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, JoinUse, PersonToken,
+    RevokeAgent, RevokePersonToken,
 };
 pub use apply::Command;
 pub(crate) use change::Change;

@@ -1,11 +1,15 @@
-//! Who may use a coordinator: the roles, the one-time token with which an agent joins, and the name
-//! in the agent's certificate. Parses and prints; draws no secret and stores none.
+//! Who may use a coordinator: the roles, the token with which agents join, what they may do then, and
+//! the name in an agent's certificate. Parses and prints; draws no secret and stores none.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::id::{AgentId, Digest, InvalidId, TokenId};
 use crate::words::words;
+
+mod capability;
+
+pub use capability::{Admittance, Capabilities, Capability, LetIn};
 
 words! {
     /// A caller's role on a coordinator.
@@ -30,7 +34,7 @@ const PREFIX: &str = "kage1";
 /// Length of a secret: 256 bits as hex.
 const SECRET_DIGITS: usize = 64;
 
-/// Lets one agent join, once: `kage1.<sha256 of the CA's public key>.<token id>.<secret>`.
+/// Lets agents join, as many as it is good for: `kage1.<sha256 of the CA's public key>.<token id>.<secret>`.
 ///
 /// The joining agent checks the first part against the coordinator that answers before it sends the
 /// secret.
@@ -85,8 +89,10 @@ pub enum JoinRefusal {
     /// There is no such token, or the secret is wrong.
     #[error("the join token does not belong to this coordinator")]
     Unknown,
-    /// Another agent joined with it.
-    #[error("the join token was used already; each lets one agent join")]
+    /// As many agents joined with it as it was good for.
+    #[error(
+        "the join token was used already, as often as it may be; make a new one with `kage token create --role agent`"
+    )]
     Used,
     /// It is too old.
     #[error("the join token has expired; make a new one with `kage token create --role agent`")]

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Admittance;
 use crate::checkpoint::Resumes;
 use crate::id::{AdapterName, AgentId, BootId, Digest};
 use crate::login::LoginState;
@@ -87,6 +88,8 @@ pub struct Agent {
     ///
     /// [`Verdict::machine`]: crate::event::Verdict::machine
     pub machine: Option<Digest>,
+    /// What let it in, and what it may be given to do.
+    pub admittance: Admittance,
     /// When its last message came.
     pub seen_at: Timestamp,
 }

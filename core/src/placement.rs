@@ -13,6 +13,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
+use crate::access::{Capabilities, Capability};
 use crate::fleet::AdapterInfo;
 use crate::id::{AdapterName, AgentId, JobId, ProjectId, TaskId};
 use crate::job::Affinity;
@@ -106,6 +107,8 @@ pub struct AgentView<'a> {
     pub adapters: &'a BTreeSet<AdapterName>,
     /// All adapters that it reports, including unusable ones.
     pub known: &'a [AdapterInfo],
+    /// What it may be given to do.
+    pub can: Capabilities,
     /// Whether it takes new work.
     pub availability: Availability,
 }
@@ -137,6 +140,14 @@ impl AgentView<'_> {
         }
     }
 
+    /// Whether it is trusted with such a job. Every job without an adapter is a check.
+    const fn is_allowed(&self, job: &Waiting<'_>) -> bool {
+        self.can.has(match job.adapter {
+            Some(_) => Capability::Run,
+            None => Capability::Verify,
+        })
+    }
+
     fn has_labels(&self, job: &Waiting<'_>) -> bool {
         job.requirements
             .iter()
@@ -150,7 +161,7 @@ impl AgentView<'_> {
     /// True when it can do the job, once it takes work and has a free slot.
     #[must_use]
     pub fn could_do(&self, job: &Waiting<'_>) -> bool {
-        self.serves(job) && self.has_adapter(job) && self.has_labels(job)
+        self.serves(job) && self.is_allowed(job) && self.has_adapter(job) && self.has_labels(job)
     }
 
     fn refusal<'a>(&self, job: &Waiting<'a>) -> Option<&'a Refusal<'a>> {

@@ -29,7 +29,8 @@ impl Programs {
     pub fn own() -> Self {
         let kage = |first: &[&str]| (programs::kage(), first.iter().map(OsString::from).collect());
         Self {
-            coordinator: kage(&["-v", "coordinator"]),
+            // Its agents show the coordinator's own token.
+            coordinator: kage(&["-v", "coordinator", "--token-agents", "run,verify"]),
             agent: kage(&["-v", "agent", "run"]),
         }
     }

@@ -115,6 +115,16 @@ pub fn not_ones_own(folder: &Path) -> Option<&'static str> {
     }
 }
 
+/// The id of the agent of a state directory, which is made if there is none. For whoever starts that agent
+/// and has to know its id before.
+pub fn agent_id_in(root: &Path, random: &Random) -> Result<AgentId, StateError> {
+    make_private(root).map_err(|source| StateError::Io {
+        path: root.to_owned(),
+        source,
+    })?;
+    agent_id(&root.join("agent-id"), random)
+}
+
 fn agent_id(path: &Path, random: &Random) -> Result<AgentId, StateError> {
     let io = |source| StateError::Io {
         path: path.to_owned(),

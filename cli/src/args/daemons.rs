@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use kage_agent::adapters::AdapterSettings;
 use kage_coordinator::Origin;
+use kage_core::access::Capabilities;
 use serde::{Deserialize, Deserializer};
 
 use crate::settings::{DiskSettings, either, time};
@@ -91,6 +92,11 @@ pub struct CoordinatorOptions {
     #[arg(long, value_name = "ORIGIN")]
     #[serde(deserialize_with = "origins")]
     pub web_origin: Vec<Origin>,
+    /// What agents may be given to do that show the coordinator's own token instead of having joined:
+    /// `run` (sessions) or `run,verify` [default: run]. Whoever can read the token's file can be such
+    /// an agent, and say that any result is good.
+    #[arg(long, value_name = "WORK")]
+    pub token_agents: Option<Capabilities>,
     /// Folder of its data [default: coordinator/ in the state folder].
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -154,6 +160,7 @@ impl CoordinatorOptions {
             tls: self.tls.or(other.tls),
             public_name: either(self.public_name, other.public_name),
             web_origin: either(self.web_origin, other.web_origin),
+            token_agents: self.token_agents.or(other.token_agents),
             data_dir: self.data_dir.or(other.data_dir),
             keep_days: self.keep_days.or(other.keep_days),
             keep_gib: self.keep_gib.or(other.keep_gib),
@@ -193,7 +200,8 @@ pub struct AgentOptions {
     /// Address of the coordinator [default: the coordinator on this machine].
     #[arg(long, value_name = "URL")]
     pub coordinator: Option<String>,
-    /// File that holds a token of the coordinator, for an agent that did not join.
+    /// File that holds a token of the coordinator, for an agent that did not join; `-` for standard
+    /// input, so that no process can read its name on the command line.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// File with the certificate of the coordinator's CA, for a token over https.

@@ -1,9 +1,13 @@
 //! What can be typed about the parts that run: coordinators, agents, and the tokens that let
 //! people and agents in.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand, ValueEnum};
+use kage_core::access::Capabilities;
 
 use super::daemons::AgentRun;
+use crate::settings::time;
 
 #[derive(Debug, Args)]
 pub struct Up {
@@ -86,12 +90,22 @@ pub enum TokenSubcommand {
 
 #[derive(Debug, Args)]
 pub struct TokenCreate {
-    /// Rights of its holder; `agent` lets one agent join, within ten minutes.
+    /// Rights of its holder; `agent` lets agents join.
     #[arg(long, value_enum)]
     pub role: TokenRole,
-    /// Label of the agent that joins with it; may be repeated.
+    /// Label of the agents that join with it; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Vec<String>,
+    /// How many agents may join with it [default: 1].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub uses: Option<u32>,
+    /// How long agents may join with it, at most 720h [default: 10m].
+    #[arg(long, value_name = "TIME", value_parser = time::limit)]
+    pub ttl: Option<Duration>,
+    /// What agents that join with it may be given to do: `run` (sessions), `verify` (checks of
+    /// results), or `run,verify` [default: run,verify].
+    #[arg(long, value_name = "WORK")]
+    pub can: Option<Capabilities>,
     /// The only project that it gives access to [default: for an agent the default project, for a
     /// person all projects].
     #[arg(long)]

@@ -89,7 +89,11 @@ async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(S
 }
 
 fn from_files(token: &Path, ca: Option<&Path>) -> anyhow::Result<Credentials> {
-    let text = std::fs::read_to_string(token)
+    let text = match token.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(token),
+    };
+    let text = text
         .with_context(|| format!("cannot read the token file {}", token.display()))
         .map_err(|e| Refusal::usage(format!("{e:#}")))?;
     let credentials = Credentials::bearer(&text);
@@ -122,7 +126,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let agents = all(&access.client).await?;
     invocation.out.messages("agent", &agents)?;
     invocation.out.text(&view::table(
-        &["agent", "name", "state", "pid", "busy", "labels", "adapters"],
+        &["agent", "name", "state", "pid", "busy", "can", "labels", "adapters"],
         agents.iter().map(row),
     ))?;
     let now = Timestamp::from_millis(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default());
@@ -239,9 +243,20 @@ fn row(agent: &v1::Agent) -> Vec<String> {
         },
         agent.pid.to_string(),
         slots(agent),
+        can(agent),
         labels.join(" "),
         adapters.join(" "),
     ]
+}
+
+/// What it may be given to do; nothing, if its coordinator does not say.
+fn can(agent: &v1::Agent) -> String {
+    let words = agent.can().filter_map(|capability| match capability {
+        v1::Capability::Run => Some("run"),
+        v1::Capability::Verify => Some("verify"),
+        v1::Capability::Unspecified => None,
+    });
+    words.collect::<Vec<_>>().join(",")
 }
 
 /// What is taken of the agent's slots, and of those that adapters have of their own.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use kage_coordinator::{Config, Timings};
+use kage_core::access::Capabilities;
 use kage_core::deadline::{Patience, Slack};
 use kage_core::retention::Limits;
 
@@ -44,6 +45,7 @@ fn config(invocation: &Invocation, options: CoordinatorOptions) -> anyhow::Resul
         prices: settings::prices(options.prices.as_deref())?,
         timings,
         patience,
+        token_agents: options.token_agents.unwrap_or(Capabilities::RUN),
         ..Config::new(data_dir)
     })
 }

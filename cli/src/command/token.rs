@@ -1,7 +1,12 @@
 //! `kage token`: creates, lists and revokes tokens.
 
+use std::time::Duration;
+
 use kage_core::task::Labels;
+use kage_core::time::in_words;
 use kage_proto::client::Client;
+use kage_proto::convert::agent::can;
+use kage_proto::convert::time::span;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
@@ -13,6 +18,9 @@ use crate::output::note;
 use crate::tasks;
 use crate::view;
 
+/// How long a join token is good, if nothing else is asked for.
+const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(10 * 60);
+
 pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow::Result<Exit> {
     let role = match args.role {
         TokenRole::Agent => return create_join_token(invocation, args).await,
@@ -20,8 +28,14 @@ pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow
         TokenRole::Submit => v1::Role::Submit,
         TokenRole::Admin => v1::Role::Admin,
     };
-    if !args.label.is_empty() {
-        return Err(Refusal::usage("--label is for --role agent").into());
+    let of_agents = [
+        ("--label", !args.label.is_empty()),
+        ("--uses", args.uses.is_some()),
+        ("--ttl", args.ttl.is_some()),
+        ("--can", args.can.is_some()),
+    ];
+    if let Some((flag, _)) = of_agents.into_iter().find(|(_, given)| *given) {
+        return Err(Refusal::usage(format!("{flag} is for --role agent")).into());
     }
     let access = invocation.existing().await?;
     let request = v1::CreateTokenRequest {
@@ -45,17 +59,29 @@ pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow
 
 async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow::Result<Exit> {
     let labels: Labels = assignments::labels("--label", &args.label)?;
+    let uses = args.uses.unwrap_or(1);
+    let life = args.ttl.unwrap_or(JOIN_TOKEN_LIFE);
     let access = invocation.existing().await?;
     let request = v1::CreateJoinTokenRequest {
         request_id: tasks::request_id(),
         project: args.project.unwrap_or_default(),
         labels: labels.into_iter().collect(),
+        uses,
+        life: Some(span(life)),
+        can: args.can.map(can).unwrap_or_default(),
     };
     let response = access.client.fleet().create_join_token(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
     invocation.out.message("join_token", &response)?;
     invocation.out.text(&response.join_token)?;
-    note("good for one agent, within ten minutes: kage agent run --join TOKEN HOST:PORT");
+    let agents = match uses {
+        1 => "one agent".to_owned(),
+        uses => format!("{uses} agents"),
+    };
+    note(&format!(
+        "good for {agents}, within {}: kage agent run --join TOKEN HOST:PORT",
+        in_words(life)
+    ));
     Ok(Exit::Done)
 }
 

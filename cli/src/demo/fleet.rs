@@ -10,6 +10,7 @@ use kage_git::private::make_private;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -37,7 +38,7 @@ impl Fleet {
     ) -> anyhow::Result<(Self, Access)> {
         make_private(state.path())?;
         let mut command = this_program(state, "coordinator")?;
-        command.args(["coordinator", "--listen", "127.0.0.1:0"]);
+        command.args(["coordinator", "--listen", "127.0.0.1:0", "--token-agents", "run,verify"]);
         let coordinator = command.spawn().context("cannot start the coordinator")?;
         let mut fleet = Self {
             coordinator,
@@ -47,20 +48,28 @@ impl Fleet {
         // As on machines where all work needs a processor: the sessions are spread over the agents.
         let config = state.path().join("agents.toml");
         std::fs::write(&config, "[adapter.claude-api]\nslots = 0\n")?;
+        let token = std::fs::read_to_string(state.token()).context("cannot read the coordinator's token")?;
         for name in agents {
             let mut command = this_program(state, name)?;
             command
                 .args(["agent", "run", "--slots", "2", "--name", name])
-                .args(["--coordinator", &access.url, "--token-file"])
-                .arg(state.token())
+                .args(["--coordinator", &access.url, "--token-file", "-"])
                 .arg("--state")
                 .arg(state.path().join(name))
                 .arg("--config")
                 .arg(&config)
                 .arg("--adapters")
                 .arg(adapters)
-                .envs(env.iter().copied());
-            fleet.agents.push(command.spawn().context("cannot start an agent")?);
+                .envs(env.iter().copied())
+                .stdin(Stdio::piped());
+            let mut agent = command.spawn().context("cannot start an agent")?;
+            if let Some(mut input) = agent.stdin.take() {
+                input
+                    .write_all(token.as_bytes())
+                    .await
+                    .context("cannot give an agent its token")?;
+            }
+            fleet.agents.push(agent);
         }
         fleet.connected(state, &access).await?;
         Ok((fleet, access))

@@ -51,7 +51,8 @@ class Coordinator:
         endpoint = self._data / "endpoint"
         endpoint.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [PROGRAM, "coordinator", "--data-dir", self._data, "--listen", self._listen, *self._tls],
+            [PROGRAM, "coordinator", "--data-dir", self._data, "--listen", self._listen, *self._tls]
+            + ["--token-agents", "run,verify"],
             env={**os.environ, "KAGE_LOG": "warn"},
         )
         self.url = wait_for("endpoint", lambda: endpoint.read_text().strip() if endpoint.exists() else "")

@@ -68,7 +68,7 @@ export class Coordinator {
     const folder = mkdtempSync(join(tmpdir(), "kage-typescript-"));
     const data = join(folder, "data");
     const listen = ["--listen", "127.0.0.1:0", ...(tls ? ["--tls"] : [])];
-    const child = spawn(setting("KAGE_PROGRAM"), ["coordinator", "--data-dir", data, ...listen], {
+    const child = spawn(setting("KAGE_PROGRAM"), ["coordinator", "--data-dir", data, "--token-agents", "run,verify", ...listen], {
       env: { ...process.env, KAGE_LOG: "warn" },
       stdio: ["ignore", "inherit", "inherit"],
     });

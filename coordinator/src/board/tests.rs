@@ -1,3 +1,4 @@
+use kage_core::access::Admittance;
 use kage_core::checkpoint::Resumes;
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
@@ -44,6 +45,7 @@ fn agent(n: u128, slots: u32) -> Agent {
         version: String::new(),
         draining: false,
         cordoned: false,
+        admittance: Admittance::EARLIER,
         machine: None,
         seen_at: NOW,
     }

@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
-use kage_core::access::Role;
+use kage_core::access::{Capabilities, Role};
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
@@ -24,7 +24,7 @@ use crate::door::access::{self, Answer};
 use crate::door::bodies::{Bounded, Most, Right, UntilRevoked, is_grpc};
 use crate::door::identities::Identities;
 use crate::door::lobby::Guest;
-use crate::ports::Clock;
+use crate::ports::{Clock, OwnAgent};
 
 /// Most bytes of a stranger's request: a public key, a token and some names.
 pub(crate) const MOST_OF_STRANGER: usize = 16 << 10;
@@ -54,6 +54,11 @@ pub(crate) enum Principal {
         id: AgentId,
         project: ProjectId,
         labels: Labels,
+        can: Capabilities,
+    },
+    /// The agent in the process of this coordinator.
+    OwnAgent {
+        id: AgentId,
     },
     Stranger,
 }
@@ -63,7 +68,7 @@ impl Principal {
         match self {
             Self::Owner => Role::Owner,
             Self::Person { role, .. } => *role,
-            Self::Agent { .. } => Role::Agent,
+            Self::Agent { .. } | Self::OwnAgent { .. } => Role::Agent,
             Self::Stranger => Role::Stranger,
         }
     }
@@ -73,7 +78,7 @@ impl Principal {
         match self {
             Self::Owner => "owner".to_owned(),
             Self::Person { token, .. } => format!("token:{token}"),
-            Self::Agent { id, .. } => format!("agent:{id}"),
+            Self::Agent { id, .. } | Self::OwnAgent { id } => format!("agent:{id}"),
             Self::Stranger => "stranger".to_owned(),
         }
     }
@@ -82,10 +87,12 @@ impl Principal {
     pub(crate) fn may_speak_for(&self, agent: AgentId) -> Result<(), ApiError> {
         match self {
             Self::Owner => Ok(()),
-            Self::Agent { id, .. } if *id == agent => Ok(()),
-            Self::Agent { .. } | Self::Person { .. } | Self::Stranger => Err(ApiError::PermissionDenied {
-                message: format!("the caller is not agent {agent}"),
-            }),
+            Self::Agent { id, .. } | Self::OwnAgent { id } if *id == agent => Ok(()),
+            Self::Agent { .. } | Self::OwnAgent { .. } | Self::Person { .. } | Self::Stranger => {
+                Err(ApiError::PermissionDenied {
+                    message: format!("the caller is not agent {agent}"),
+                })
+            }
         }
     }
 
@@ -97,7 +104,7 @@ impl Principal {
                 self.may_speak_for(agent)?;
                 Ok(Some(agent))
             }
-            (Self::Agent { id, .. }, None) => Ok(Some(*id)),
+            (Self::Agent { id, .. } | Self::OwnAgent { id }, None) => Ok(Some(*id)),
             (Self::Owner | Self::Person { .. } | Self::Stranger, None) => Ok(None),
         }
     }
@@ -111,7 +118,9 @@ impl Principal {
             Self::Person { project: Some(own), .. } if own != project => {
                 format!("the token is for project {own}, not for {project}")
             }
-            Self::Owner | Self::Agent { .. } | Self::Person { .. } | Self::Stranger => return Ok(()),
+            Self::Owner | Self::Agent { .. } | Self::OwnAgent { .. } | Self::Person { .. } | Self::Stranger => {
+                return Ok(());
+            }
         };
         Err(ApiError::PermissionDenied { message })
     }
@@ -121,7 +130,7 @@ impl Principal {
         match self {
             Self::Agent { project, .. } => Some(project),
             Self::Person { project, .. } => project.as_ref(),
-            Self::Owner | Self::Stranger => None,
+            Self::Owner | Self::OwnAgent { .. } | Self::Stranger => None,
         }
     }
 
@@ -142,6 +151,8 @@ impl Principal {
 pub(crate) struct Door {
     /// The hash of the owner's token. The token itself is not kept.
     owner: Digest,
+    /// The agent in this process, and the hash of its token.
+    own_agent: Option<(AgentId, Digest)>,
     identities: Arc<Identities>,
     clock: Clock,
 }
@@ -153,9 +164,10 @@ struct Admitted {
 }
 
 impl Door {
-    pub(crate) fn new(token: &str, identities: Arc<Identities>, clock: Clock) -> Self {
+    pub(crate) fn new(token: &str, own_agent: Option<OwnAgent>, identities: Arc<Identities>, clock: Clock) -> Self {
         Self {
             owner: Digest::of(token.as_bytes()),
+            own_agent: own_agent.map(|own| (own.id, Digest::of(own.token.as_bytes()))),
             identities,
             clock,
         }
@@ -171,6 +183,14 @@ impl Door {
             if same(&hash, &self.owner) {
                 return Ok(Admitted {
                     principal: Principal::Owner,
+                    right: None,
+                });
+            }
+            if let Some((id, token)) = &self.own_agent
+                && same(&hash, token)
+            {
+                return Ok(Admitted {
+                    principal: Principal::OwnAgent { id: *id },
                     right: None,
                 });
             }
@@ -214,6 +234,7 @@ impl Door {
                 id: agent.id,
                 project: agent.project,
                 labels: agent.labels,
+                can: agent.can,
             },
             right: Some(right),
         })
@@ -267,7 +288,7 @@ pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next
                 time: guest.as_ref().map_or(Duration::MAX, |guest| guest.stranger_request()),
             })
         }
-        (Principal::Owner | Principal::Person { .. } | Principal::Agent { .. }, guest) => {
+        (Principal::Owner | Principal::Person { .. } | Principal::Agent { .. } | Principal::OwnAgent { .. }, guest) => {
             if let Some(guest) = guest {
                 guest.is_known();
             }
@@ -331,7 +352,11 @@ mod tests {
 
     fn door() -> (Door, Arc<Identities>) {
         let identities = Arc::new(Identities::default());
-        let door = Door::new("secret", Arc::clone(&identities), Arc::new(|| NOW));
+        let own = OwnAgent {
+            id: AgentId::from_random(9),
+            token: "own".to_owned(),
+        };
+        let door = Door::new("secret", Some(own), Arc::clone(&identities), Arc::new(|| NOW));
         (door, identities)
     }
 
@@ -353,6 +378,7 @@ mod tests {
             (Some("bearer secret"), Ok(Role::Owner)),
             (Some("Bearer secret "), Ok(Role::Owner)),
             (Some("Bearer person"), Ok(Role::Submit)),
+            (Some("Bearer own"), Ok(Role::Agent)),
             (Some("Bearer Secret"), Err("UNAUTHENTICATED")),
             (Some("Bearer secre"), Err("UNAUTHENTICATED")),
             (Some("Bearer "), Err("UNAUTHENTICATED")),
@@ -387,6 +413,7 @@ mod tests {
             agent,
             project: ProjectId::default(),
             labels: Labels::new(),
+            can: Capabilities::ALL,
             enrolled_at: NOW,
             revoked_at,
         };
@@ -407,7 +434,11 @@ mod tests {
             id: one,
             project: ProjectId::default(),
             labels: Labels::new(),
+            can: Capabilities::ALL,
         };
+        let own = Principal::OwnAgent { id: one };
+        assert!(own.may_speak_for(one).is_ok() && own.may_speak_for(other).is_err());
+        assert_eq!(own.agent(None).unwrap(), Some(one));
         assert!(agent.may_speak_for(one).is_ok() && agent.may_speak_for(other).is_err());
         assert!(Principal::Owner.may_speak_for(other).is_ok());
         assert!(Principal::Stranger.may_speak_for(one).is_err());

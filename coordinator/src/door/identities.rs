@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use kage_core::access::Role;
+use kage_core::access::{Capabilities, Role};
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ pub(crate) struct EnrolledAgent {
     pub(crate) id: AgentId,
     pub(crate) project: ProjectId,
     pub(crate) labels: Labels,
+    pub(crate) can: Capabilities,
     /// Cancelled when it was shut out.
     pub(crate) revoked: CancellationToken,
 }
@@ -63,6 +64,7 @@ impl Identities {
             id: enrolment.agent,
             project: enrolment.project.clone(),
             labels: enrolment.labels.clone(),
+            can: enrolment.can,
             revoked: CancellationToken::new(),
         });
         if enrolment.revoked_at.is_some() {

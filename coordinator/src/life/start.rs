@@ -182,7 +182,7 @@ impl Locked {
         let following = Following::new(&store);
         let board = fill_board(&store, config, now).await?;
         let identities = Arc::new(fill_identities(&store).await?);
-        let door = Door::new(&token, Arc::clone(&identities), Arc::clone(&clock));
+        let door = Door::new(&token, ports.own_agent, Arc::clone(&identities), Arc::clone(&clock));
         let topics = Arc::new(Topics::default());
         let blobs = Arc::new(Blobs::open(&data.blobs())?);
         let repositories = Arc::new(Repositories::new(data.repositories()));
@@ -207,6 +207,7 @@ impl Locked {
             prices: Arc::new(config.prices.clone()),
             timings: config.timings,
             patience: config.patience,
+            token_agents: config.token_agents,
             identities,
             secrets: Secrets::new(&token),
             authority,

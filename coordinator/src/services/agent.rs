@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::incumbent::{Turns, make_way};
-use self::introduction::{agreed_protocol, labels};
+use self::introduction::{admittance, agreed_protocol, labels};
 use super::principal;
 use crate::board::{Board, Joined, Outbox, Serial, drain_message, stop_message};
 use crate::coordinator::Coordinator;
@@ -132,7 +132,7 @@ async fn converse(
 fn revocation(coordinator: &Coordinator, caller: &Principal) -> CancellationToken {
     let agent = match caller {
         Principal::Agent { id, .. } => coordinator.identities.enrolled(*id),
-        Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
+        Principal::Owner | Principal::OwnAgent { .. } | Principal::Person { .. } | Principal::Stranger => None,
     };
     agent.map_or_else(CancellationToken::new, |agent| agent.revoked)
 }
@@ -172,6 +172,7 @@ impl Session {
             draining: false,
             cordoned: false,
             machine: hello.machine,
+            admittance: admittance(caller, coordinator.token_agents),
             seen_at: coordinator.now(),
         };
         let agent = coordinator
@@ -394,7 +395,7 @@ fn enter(board: &mut Board, caller: &Principal, agent: Agent, outbox: Outbox, re
     let joined = board.join(agent, outbox, renewed, now);
     let project = match caller {
         Principal::Agent { project, .. } => Some(project.clone()),
-        Principal::Owner | Principal::Person { .. } | Principal::Stranger => None,
+        Principal::Owner | Principal::OwnAgent { .. } | Principal::Person { .. } | Principal::Stranger => None,
     };
     board.scope(id, project);
     board.renewed(id, renewed, now);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::time::Timestamp;
+use kage_proto::convert::agent::can;
 use kage_proto::convert::parse;
 use kage_proto::convert::time::stamp;
 use kage_proto::status::ApiError;
@@ -60,6 +61,7 @@ impl EnrollmentService for Enrollment {
             project: enrolment.project.to_string(),
             labels: enrolment.labels.into_iter().collect(),
             expires_at: Some(stamp(until)),
+            can: can(enrolment.can),
         }))
     }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kage_core::access::JoinToken;
+use kage_core::access::{Capabilities, JoinToken};
 use kage_core::attempt::EndReason;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, Digest, TokenId};
 use kage_core::task::Labels;
-use kage_proto::convert::time::stamp;
+use kage_proto::convert::agent::{can, capabilities};
+use kage_proto::convert::time::{duration, stamp};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::fleet_service_server::FleetService;
@@ -27,8 +28,12 @@ use crate::watch::view;
 const MIN_PREFIX: usize = 4;
 /// Most candidates that a message about an ambiguous text names.
 const NAMED: usize = 5;
-/// How long a join token is good.
+/// How long a join token is good that says nothing else.
 const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(10 * 60);
+/// The longest time that a join token is good.
+const MAX_JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The most agents that one join token lets in; its row names each of them.
+const MAX_JOIN_TOKEN_USES: u32 = 1000;
 
 #[derive(Debug)]
 pub(crate) struct Fleet(pub(crate) Arc<Coordinator>);
@@ -104,16 +109,24 @@ impl FleetService for Fleet {
         let authority = self.0.authority.as_ref().ok_or_else(no_tls)?;
         let project = caller.project("project", &message.project)?;
         let labels: Labels = message.labels.into_iter().collect();
+        let Terms { can: may, uses, life } = Terms::of(message.uses, message.life.map(duration), &message.can)?;
         let now = self.0.now();
         let id = TokenId::from_random(self.0.random());
         let secret = |id| self.0.secrets.of("join", id);
         let command = CreateJoinToken {
-            request: request(&self.0, &caller, &message.request_id, &(&project, &labels))?,
+            request: request(
+                &self.0,
+                &caller,
+                &message.request_id,
+                &(&project, &labels, may, uses, life),
+            )?,
             id,
             secret: Digest::of(secret(id).as_bytes()),
             project,
             labels,
-            expires_at: now + JOIN_TOKEN_LIFETIME,
+            can: may,
+            uses,
+            expires_at: now + life,
             now,
         };
         let (id, stored) = self.0.apply(command).await.map_err(store_error)?;
@@ -129,6 +142,8 @@ impl FleetService for Fleet {
         Ok(Response::new(v1::CreateJoinTokenResponse {
             join_token: token.to_string(),
             expires_at: Some(stamp(stored.expires_at)),
+            uses: stored.uses,
+            can: can(stored.can),
         }))
     }
 
@@ -176,6 +191,39 @@ impl FleetService for Fleet {
         Ok(Response::new(v1::RevokeAgentResponse {
             agent_id: agent.to_string(),
         }))
+    }
+}
+
+/// What a join token is good for.
+#[derive(Debug, PartialEq, Eq)]
+struct Terms {
+    can: Capabilities,
+    uses: u32,
+    life: Duration,
+}
+
+impl Terms {
+    fn of(uses: u32, life: Option<Duration>, numbers: &[i32]) -> Result<Self, ApiError> {
+        let can = match numbers {
+            [] => Capabilities::ALL,
+            some => capabilities("can", some)?,
+        };
+        let life = life.unwrap_or(JOIN_TOKEN_LIFETIME);
+        if life.is_zero() || life > MAX_JOIN_TOKEN_LIFETIME {
+            return Err(ApiError::invalid(
+                "life",
+                "must be more than nothing, and at most 30 days",
+            ));
+        }
+        if uses > MAX_JOIN_TOKEN_USES {
+            let problem = format_args!("must be at most {MAX_JOIN_TOKEN_USES}; make several tokens for more agents");
+            return Err(ApiError::invalid("uses", problem));
+        }
+        Ok(Self {
+            can,
+            uses: uses.max(1),
+            life,
+        })
     }
 }
 
@@ -255,6 +303,7 @@ fn named(agents: Vec<Agent>, text: &str) -> Result<Agent, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::access::Admittance;
     use kage_core::id::BootId;
     use kage_core::time::Timestamp;
 
@@ -272,8 +321,36 @@ mod tests {
             version: String::new(),
             draining: false,
             cordoned: false,
+            admittance: Admittance::EARLIER,
             machine: None,
             seen_at: Timestamp::from_millis(1),
+        }
+    }
+
+    #[test]
+    fn the_terms_of_a_join_token_have_defaults_and_limits() {
+        let life = |seconds| Some(Duration::from_secs(seconds));
+        let usual = Terms::of(0, None, &[]).unwrap();
+        assert_eq!(
+            (usual.can, usual.uses, usual.life),
+            (Capabilities::ALL, 1, JOIN_TOKEN_LIFETIME)
+        );
+        let run = Terms::of(50, life(86_400), &[v1::Capability::Run.into()]).unwrap();
+        assert_eq!(
+            (run.can, run.uses, run.life),
+            (Capabilities::RUN, 50, Duration::from_secs(86_400))
+        );
+        let month = 30 * 24 * 60 * 60;
+        assert!(Terms::of(1000, life(month), &[]).is_ok());
+        for (uses, life, can) in [
+            (1001, None, 1),
+            (1, life(0), 1),
+            (1, life(month + 1), 1),
+            (1, None, 0),
+            (1, None, 7),
+        ] {
+            let refused = Terms::of(uses, life, &[can]).unwrap_err();
+            assert!(matches!(refused, ApiError::InvalidArgument { .. }), "{refused:?}");
         }
     }
 

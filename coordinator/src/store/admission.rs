@@ -1,23 +1,36 @@
 //! Admission: join tokens, agents that used one, and people's tokens, with the commands on them.
 //! Secrets are stored as hashes.
 
-use kage_core::access::{JoinRefusal, Role};
+use kage_core::access::{Capabilities, JoinRefusal, Role};
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::command::Request;
 
-/// A token that lets one agent join.
+/// A token that lets agents join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinTokenRow {
     pub secret: Digest,
-    /// The only project that its agent may work for.
+    /// The only project that its agents may work for.
     pub project: ProjectId,
     pub labels: Labels,
+    /// What its agents may be given to do.
+    pub can: Capabilities,
+    /// How many agents it lets join.
+    pub uses: u32,
     pub expires_at: Timestamp,
-    /// The agent that used it, and the digest of that agent's public key.
-    pub used: Option<(AgentId, Digest)>,
+    /// The agents that used it, in the order in which they joined; never more than `uses`.
+    pub used: Vec<JoinUse>,
+}
+
+/// One use of a join token. The same key again is the same use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinUse {
+    pub agent: AgentId,
+    /// Digest of its public key.
+    pub key: Digest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +40,8 @@ pub struct Enrolment {
     pub project: ProjectId,
     /// Its labels, whatever it says itself.
     pub labels: Labels,
+    /// What it may be given to do.
+    pub can: Capabilities,
     pub enrolled_at: Timestamp,
     pub revoked_at: Option<Timestamp>,
 }
@@ -54,6 +69,10 @@ pub struct CreateJoinToken {
     /// The only project that its agent may work for.
     pub project: ProjectId,
     pub labels: Labels,
+    /// What its agents may be given to do.
+    pub can: Capabilities,
+    /// How many agents it lets join.
+    pub uses: u32,
     pub expires_at: Timestamp,
     pub now: Timestamp,
 }

@@ -68,8 +68,8 @@ pub enum Key {
     /// The present start of an agent.
     Boot(AgentId),
     Agent(AgentId),
-    /// A join token, and the agent that used it.
-    JoinToken(TokenId),
+    /// A join token, and the agent that used it with this key.
+    JoinToken(TokenId, Digest),
     Enrolment(AgentId),
     PersonToken(TokenId),
     Context(ProjectId, Digest),
@@ -248,10 +248,10 @@ impl<'a> Unit<'a> {
             }
             Key::Boot(agent) => drop(self.agent_boot(*agent)?),
             Key::Agent(agent) => drop(self.agent(*agent)?),
-            Key::JoinToken(token) => {
-                let used = self.join_token(*token)?.and_then(|row| row.used);
-                if let Some((agent, _)) = used {
-                    self.enrolment(agent)?;
+            Key::JoinToken(token, key) => {
+                let used = self.join_token(*token)?.map(|row| row.used).unwrap_or_default();
+                if let Some(used) = used.iter().find(|used| used.key == *key) {
+                    self.enrolment(used.agent)?;
                 }
             }
             Key::Enrolment(agent) => drop(self.enrolment(*agent)?),

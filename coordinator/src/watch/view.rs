@@ -72,5 +72,6 @@ pub(crate) fn agent(coordinator: &Coordinator, stored: Agent) -> v1::Agent {
         version: agent.version,
         last_seen_at: Some(stamp(agent.seen_at)),
         cordoned: agent.cordoned,
+        can: convert::agent::can(agent.admittance.can),
     }
 }

@@ -46,6 +46,7 @@ async fn join_token(cluster: &Cluster, project: &str) -> JoinToken {
         request_id: request_id(),
         project: project.to_owned(),
         labels: [("gpu".to_owned(), "true".to_owned())].into(),
+        ..v1::CreateJoinTokenRequest::default()
     };
     let response = cluster.client.fleet().create_join_token(request).await.unwrap();
     response.into_inner().join_token.parse().unwrap()
@@ -210,6 +211,50 @@ async fn a_join_token_is_good_once_in_time_and_for_its_project() {
     ahead.store(10 * 60 * 1000, Ordering::Relaxed);
     let reason = refused(enrol(&cluster, &late, "", &thief).await);
     assert_eq!(reason, "JOIN_TOKEN_EXPIRED");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_token_says_how_many_agents_join_and_what_they_may_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, ahead) = start_with_clock(dir.path()).await;
+    let request = |uses, hours: i64, can: &[v1::Capability]| v1::CreateJoinTokenRequest {
+        request_id: request_id(),
+        uses,
+        life: Some(kage_proto::convert::time::Span {
+            seconds: hours * 3600,
+            nanos: 0,
+        }),
+        can: can.iter().map(|one| i32::from(*one)).collect(),
+        ..v1::CreateJoinTokenRequest::default()
+    };
+    for wrong in [
+        request(2000, 24, &[]),
+        request(1, 24 * 31, &[]),
+        request(1, 0, &[]),
+        request(1, 1, &[v1::Capability::Unspecified]),
+    ] {
+        let refused = cluster.client.fleet().create_join_token(wrong).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
+    let mut fleet = cluster.client.fleet();
+    let created = fleet.create_join_token(request(2, 24, &[v1::Capability::Run]));
+    let created = created.await.unwrap().into_inner();
+    assert_eq!((created.uses, created.can), (2, vec![v1::Capability::Run.into()]));
+    let token: JoinToken = created.join_token.parse().unwrap();
+    ahead.store(23 * 60 * 60 * 1000, Ordering::Relaxed);
+    // Three race for two places.
+    let keys: Vec<_> = (0..3).map(|_| KeyPair::generate().unwrap()).collect();
+    let racing = keys.iter().map(|key| enrol(&cluster, &token, "", key));
+    let outcomes = futures_util::future::join_all(racing).await;
+    let joined: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).collect();
+    assert_eq!(joined.len(), 2);
+    assert!(
+        joined.iter().all(|one| one.can == [i32::from(v1::Capability::Run)]),
+        "{joined:?}"
+    );
+    let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).unwrap();
+    assert_eq!(refused.reason(), "JOIN_TOKEN_USED");
     cluster.stop().await;
 }
 

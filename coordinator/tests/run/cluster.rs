@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kage_coordinator::{Config, Ports, RunError, run};
+use kage_core::access::Capabilities;
 use kage_core::checkpoint::Resumes;
 use kage_core::event::{AttemptOutcome, Event, EventBody, OutputStream};
 use kage_core::fleet::AdapterInfo;
@@ -178,6 +179,8 @@ impl Cluster {
 fn config(dir: &Path) -> Config {
     let mut config = Config::new(dir);
     config.timings.heartbeat = Duration::from_millis(100);
+    // Most tests are about other things than which agents may verify.
+    config.token_agents = Capabilities::ALL;
     config.timings.grace = Duration::from_millis(200);
     config.timings.refusal = Duration::from_millis(200);
     config.timings.drain = Duration::from_millis(500);

@@ -4,6 +4,7 @@
 
 mod admission;
 mod backup;
+mod capabilities;
 mod checkpoints;
 mod clocks;
 mod cluster;

@@ -165,7 +165,7 @@ pub(crate) async fn git(dir: &std::path::Path, arguments: &[&str], bearer: Optio
 }
 
 /// The objects of a commit that its base lacks.
-fn thin_pack(repo: &std::path::Path, commit: &Oid, base: &Oid) -> Vec<u8> {
+pub(crate) fn thin_pack(repo: &std::path::Path, commit: &Oid, base: &Oid) -> Vec<u8> {
     let list = repo.join(".git/revs");
     std::fs::write(&list, format!("{commit}\n^{base}\n")).unwrap();
     let output = std::process::Command::new("git")
@@ -179,7 +179,7 @@ fn thin_pack(repo: &std::path::Path, commit: &Oid, base: &Oid) -> Vec<u8> {
 }
 
 /// A repository with one commit.
-async fn repository(repo: &std::path::Path) -> Oid {
+pub(crate) async fn repository(repo: &std::path::Path) -> Oid {
     std::fs::create_dir(repo).unwrap();
     git(repo, &["init", "-q", "-b", "main"], None).await;
     std::fs::write(repo.join("a.txt"), "base\n").unwrap();

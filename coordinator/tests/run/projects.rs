@@ -226,7 +226,7 @@ async fn an_admin_of_a_project_looks_after_that_project() {
     let join = |project: &str| v1::CreateJoinTokenRequest {
         request_id: request_id(),
         project: project.to_owned(),
-        labels: Default::default(),
+        ..v1::CreateJoinTokenRequest::default()
     };
     assert_eq!(reason(admin.fleet().create_join_token(join("")).await), "none");
     assert_eq!(

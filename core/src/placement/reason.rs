@@ -39,6 +39,10 @@ fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a Ag
     if serving.is_empty() {
         return Err(format!("no agent works for project {}", job.project));
     }
+    let serving: Vec<_> = serving.into_iter().filter(|agent| agent.is_allowed(job)).collect();
+    if serving.is_empty() {
+        return Err(not_allowed(job));
+    }
     let with_adapter: Vec<_> = serving.iter().copied().filter(|agent| agent.has_adapter(job)).collect();
     if let (Some(adapter), true) = (job.adapter, with_adapter.is_empty()) {
         return Err(no_adapter(adapter, &serving));
@@ -52,6 +56,17 @@ fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a Ag
         return Err(no_labels(job, &with_adapter));
     }
     Ok(able)
+}
+
+fn not_allowed(job: &Waiting<'_>) -> String {
+    let (work, word) = match job.adapter {
+        Some(_) => ("run sessions", "run"),
+        None => ("verify results", "verify"),
+    };
+    format!(
+        "no agent may {work}; let one join with a token of `kage token create --role agent --can {word}`, or say with \
+         `kage coordinator --token-agents` what agents may do that show the coordinator's own token"
+    )
 }
 
 fn no_adapter(adapter: &AdapterName, serving: &[&AgentView<'_>]) -> String {

@@ -2,7 +2,8 @@
 //! whole fleet. It holds numbers and the order; the caller holds the descriptions of the agents.
 //!
 //! Each lane of an agent is listed under its adapters and the agent's labels, and its slots once as
-//! itself, for jobs without needs; each time under the project that it is bound to, if any. A job uses the shortest of the
+//! itself, for jobs without needs, if it may do them: those are checks; each time under the project
+//! that it is bound to, if any. A job uses the shortest of the
 //! lists that it needs. A list is ordered by free slots, so that agents without free slots are
 //! skipped too.
 
@@ -12,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::{AgentView, Availability, Lane, Seat, Waiting};
+use crate::access::Capability;
 use crate::id::{AdapterName, AgentId, ProjectId};
 
 /// What a job may need and an agent has.
@@ -57,7 +59,8 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Lists all lanes of an agent, or lists them again with other adapters, labels or another project.
+    /// Lists all lanes of an agent, or lists them again with other adapters, labels, capabilities or
+    /// another project.
     pub fn list<'v>(&mut self, agent: AgentId, lanes: impl IntoIterator<Item = AgentView<'v>>) {
         for seat in self.seats(agent).collect::<Vec<_>>() {
             self.strike(seat);
@@ -73,7 +76,9 @@ impl Roster {
             .labels
             .iter()
             .map(|(key, value)| Asset::Label(key.clone(), value.clone()));
-        let itself = (view.lane == Lane::SLOTS).then_some(Asset::Itself);
+        // Only checks need neither an adapter nor a label.
+        let checks = view.lane == Lane::SLOTS && view.can.has(Capability::Verify);
+        let itself = checks.then_some(Asset::Itself);
         let assets = itself.into_iter().chain(adapters).chain(labels);
         let mut entry = RosterEntry {
             headings: Vec::with_capacity(1 + view.adapters.len() + view.labels.len()),

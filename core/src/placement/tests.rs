@@ -69,6 +69,7 @@ impl Needs {
             project: None,
             adapters: &self.no_adapter,
             known: &[],
+            can: Capabilities::ALL,
             availability: Availability::Open,
         }
     }
@@ -128,6 +129,52 @@ fn tasks_take_turns_and_what_they_hold_counts() {
         job.held = 2;
     }
     assert_eq!(placed(&jobs, &agents), [(11, 1), (12, 1), (1, 1), (2, 1)]);
+}
+
+#[test]
+fn checks_and_sessions_go_to_agents_that_may_do_them() {
+    let needs = Needs::new();
+    let can = |n, can| AgentView {
+        can,
+        adapters: &needs.both,
+        ..needs.agent(n, "a", 9)
+    };
+    let verify = Capabilities::NONE.with(Capability::Verify);
+    let agents = [can(1, Capabilities::RUN), can(2, verify)];
+    let session = Waiting {
+        adapter: Some(&needs.codex),
+        ..needs.job(2, 1)
+    };
+    let labelled = Waiting {
+        requirements: &needs.linux,
+        ..needs.job(3, 1)
+    };
+    let jobs = [needs.job(1, 1), session, labelled];
+    assert_eq!(placed(&jobs, &agents), [(1, 2), (2, 1)]);
+    // A preference gives no right, and labels do not either.
+    let preferred = Waiting {
+        affinity: Affinity {
+            prefer: Some(agent_id(1)),
+            avoid: None,
+        },
+        ..needs.job(1, 1)
+    };
+    let untrusted = AgentView {
+        labels: &needs.linux,
+        ..agents[0]
+    };
+    assert_eq!(placed(&[preferred, labelled], &[untrusted]), []);
+    let why = why_waiting(&preferred, &[untrusted], NOW);
+    assert!(why.starts_with("no agent may verify results; "), "{why}");
+    let why = why_waiting(&session, &[agents[1]], NOW);
+    assert!(why.starts_with("no agent may run sessions; "), "{why}");
+    // Nothing else of an agent that may not do it is of interest.
+    let away = AgentView {
+        availability: Availability::Away,
+        ..agents[1]
+    };
+    let why = why_waiting(&needs.job(1, 1), &[agents[0], away], NOW);
+    assert_eq!(why, "waits for any agent; there is only a, which is not connected");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use kage_core::access::{Capabilities, Capability};
 use kage_core::checkpoint::{Resume, Resumes};
 use kage_core::fleet::{AdapterAccess, AdapterInfo};
 use kage_core::folder::Folder;
@@ -123,6 +124,35 @@ fn resumes(number: i32) -> Resumes {
         Ok(v1::Resumes::Latest) => Resumes::Latest,
         Ok(v1::Resumes::Position) => Resumes::Position,
     }
+}
+
+impl From<Capability> for v1::Capability {
+    fn from(capability: Capability) -> Self {
+        match capability {
+            Capability::Run => Self::Run,
+            Capability::Verify => Self::Verify,
+        }
+    }
+}
+
+/// The numbers of an agent's capabilities.
+#[must_use]
+pub fn can(capabilities: Capabilities) -> Vec<i32> {
+    let all = capabilities.iter().map(|one| v1::Capability::from(one).into());
+    all.collect()
+}
+
+/// Capabilities by their numbers.
+///
+/// # Errors
+/// When one is none that this build knows: what it would allow is not known either.
+pub fn capabilities(field: &'static str, numbers: &[i32]) -> Result<Capabilities, InvalidField> {
+    let known = numbers.iter().map(|number| match v1::Capability::try_from(*number) {
+        Ok(v1::Capability::Run) => Ok(Capability::Run),
+        Ok(v1::Capability::Verify) => Ok(Capability::Verify),
+        Ok(v1::Capability::Unspecified) | Err(_) => Err(InvalidField::new(field, "must be run or verify")),
+    });
+    known.collect()
 }
 
 /// The first message of an agent.

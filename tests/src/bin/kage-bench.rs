@@ -202,6 +202,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::ServeCoordinator { data_dir, listen } => {
             let config = kage_coordinator::Config {
                 listen,
+                token_agents: kage_core::access::Capabilities::ALL,
                 ..kage_coordinator::Config::new(data_dir)
             };
             // Killed rather than stopped: nobody keeps the measured data.

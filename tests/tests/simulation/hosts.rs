@@ -14,6 +14,7 @@ use kage_agent::process::Runner;
 use kage_coordinator::Timings;
 use kage_coordinator::ports::Listener;
 use kage_coordinator::store::{Fault, Store, Visit};
+use kage_core::access::Capabilities;
 use kage_proto::client::{Client, Credentials, Dial, Wire};
 use tokio_util::sync::CancellationToken;
 use turmoil::net::{TcpListener, TcpStream};
@@ -162,6 +163,7 @@ pub(crate) fn coordinator(
             let mut config = kage_coordinator::Config::new(&dir);
             config.listen = SocketAddr::from(([127, 0, 0, 1], PORT));
             config.timings = TIMINGS;
+            config.token_agents = Capabilities::ALL;
             let (ids, waits) = (dice.clone(), dice.clone());
             let objects = SimulatedObjects {
                 world: Arc::clone(&world),

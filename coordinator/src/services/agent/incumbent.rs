@@ -149,6 +149,7 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::access::Admittance;
     use kage_core::fleet::Agent;
     use kage_core::time::Timestamp;
     use tokio::sync::mpsc;
@@ -183,6 +184,7 @@ mod tests {
             version: String::new(),
             draining: false,
             cordoned: false,
+            admittance: Admittance::EARLIER,
             machine: None,
             seen_at: NOW,
         };

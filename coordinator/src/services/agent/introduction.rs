@@ -1,5 +1,6 @@
 //! An agent's description of itself in its Hello, as far as the coordinator trusts it.
 
+use kage_core::access::{Admittance, Capabilities, LetIn};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
 use kage_proto::status::ApiError;
@@ -10,7 +11,7 @@ use crate::door::auth::Principal;
 /// Labels that a joined agent may add to those of its join token: facts about its machine.
 const OWN_LABELS: [&str; 2] = ["arch", "os"];
 
-/// The labels of an agent: its own claim if it has the owner's token, otherwise those of its join
+/// The labels of an agent: its own claim if it has the owner's token or is the own agent, otherwise those of its join
 /// token. A label is a right to work on tasks that require it.
 pub(super) fn labels(caller: &Principal, said: Labels) -> Labels {
     let Principal::Agent { labels: given, .. } = caller else {
@@ -24,6 +25,29 @@ pub(super) fn labels(caller: &Principal, said: Labels) -> Labels {
         counts
     });
     own.chain(given.clone()).collect()
+}
+
+/// What let an agent in, and what it may be given to do. `of_token` is for those with the owner's token.
+pub(super) const fn admittance(caller: &Principal, of_token: Capabilities) -> Admittance {
+    match caller {
+        Principal::Agent { can, .. } => Admittance {
+            by: LetIn::Certificate,
+            can: *can,
+        },
+        Principal::OwnAgent { .. } => Admittance {
+            by: LetIn::SameProcess,
+            can: Capabilities::ALL,
+        },
+        Principal::Owner => Admittance {
+            by: LetIn::OwnersToken,
+            can: of_token,
+        },
+        // The door lets neither of them be an agent.
+        Principal::Person { .. } | Principal::Stranger => Admittance {
+            by: LetIn::OwnersToken,
+            can: Capabilities::NONE,
+        },
+    }
 }
 
 /// The newest protocol that both sides speak.

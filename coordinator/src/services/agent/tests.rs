@@ -1,5 +1,6 @@
 //! The messages of a control session.
 
+use kage_core::access::{Capabilities, LetIn};
 use kage_core::task::Labels;
 use kage_proto::PROTOCOL;
 
@@ -15,10 +16,35 @@ fn labels_are_given_not_claimed() {
         id: AgentId::from_random(1),
         project: Default::default(),
         labels: all(&[("gpu", "true")]),
+        can: Capabilities::RUN,
     };
     let said = all(&[("gpu", "false"), ("trusted", "true"), ("os", "linux")]);
     assert_eq!(labels(&joined, said.clone()), all(&[("gpu", "true"), ("os", "linux")]));
     assert_eq!(labels(&Principal::Owner, said.clone()), said);
+}
+
+#[test]
+fn what_an_agent_may_do_follows_from_what_it_shows() {
+    let joined = |can| Principal::Agent {
+        id: AgentId::from_random(1),
+        project: Default::default(),
+        labels: Default::default(),
+        can,
+    };
+    let own = Principal::OwnAgent {
+        id: AgentId::from_random(1),
+    };
+    let cases = [
+        (joined(Capabilities::RUN), LetIn::Certificate, Capabilities::RUN),
+        (joined(Capabilities::ALL), LetIn::Certificate, Capabilities::ALL),
+        (own, LetIn::SameProcess, Capabilities::ALL),
+        (Principal::Owner, LetIn::OwnersToken, Capabilities::RUN),
+        (Principal::Stranger, LetIn::OwnersToken, Capabilities::NONE),
+    ];
+    for (caller, by, can) in cases {
+        let admitted = admittance(&caller, Capabilities::RUN);
+        assert_eq!((admitted.by, admitted.can), (by, can), "{caller:?}");
+    }
 }
 
 #[test]

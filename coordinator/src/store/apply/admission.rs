@@ -8,8 +8,8 @@ use kage_core::time::Timestamp;
 
 use super::{Command, earlier_reply, not_found, remember};
 use crate::store::admission::{
-    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, PersonToken, RevokeAgent,
-    RevokePersonToken,
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, JoinUse, PersonToken,
+    RevokeAgent, RevokePersonToken,
 };
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, RequestKey, Rows};
@@ -42,8 +42,10 @@ impl Command for CreateJoinToken {
             secret: self.secret,
             project: self.project,
             labels: self.labels,
+            can: self.can,
+            uses: self.uses,
             expires_at: self.expires_at,
-            used: None,
+            used: Vec::new(),
         };
         rows.put_join_token(self.id, &row)?;
         let kept = u64::try_from(REMEMBER_JOIN_TOKENS.as_millis()).unwrap_or(u64::MAX);
@@ -57,28 +59,28 @@ impl Command for EnrolAgent {
     type Outcome = Enrolled;
 
     fn reads(&self) -> Vec<Key> {
-        vec![Key::JoinToken(self.token)]
+        vec![Key::JoinToken(self.token, self.key.clone())]
     }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Enrolled, Failed> {
         let refused = |refusal| Ok(Enrolled::Refused(refusal));
         // A caller without the secret learns nothing else about a token.
-        let Some(row) = rows.join_token(self.token)?.filter(|row| row.secret == self.secret) else {
+        let Some(mut row) = rows.join_token(self.token)?.filter(|row| row.secret == self.secret) else {
             return refused(JoinRefusal::Unknown);
         };
         if self.project.is_some_and(|project| project != row.project) {
             return refused(JoinRefusal::OtherProject);
         }
-        if let Some((agent, key)) = &row.used {
-            if *key != self.key {
-                return refused(JoinRefusal::Used);
-            }
+        if let Some(JoinUse { agent, .. }) = row.used.iter().find(|used| used.key == self.key) {
             let enrolment = rows.enrolment(*agent)?.ok_or_else(|| not_found("enrolment", agent))?;
             return match enrolment.revoked_at {
                 Some(_) => refused(JoinRefusal::Revoked),
                 None if row.expires_at <= self.now => refused(JoinRefusal::Expired),
                 None => Ok(Enrolled::Joined(enrolment)),
             };
+        }
+        if row.used.len() >= row.uses as usize {
+            return refused(JoinRefusal::Used);
         }
         if row.expires_at <= self.now {
             return refused(JoinRefusal::Expired);
@@ -87,12 +89,16 @@ impl Command for EnrolAgent {
             agent: self.agent,
             project: row.project.clone(),
             labels: row.labels.clone(),
+            can: row.can,
             enrolled_at: self.now,
             revoked_at: None,
         };
         rows.put_enrolment(&enrolment)?;
-        let used = Some((self.agent, self.key));
-        rows.put_join_token(self.token, &JoinTokenRow { used, ..row })?;
+        row.used.push(JoinUse {
+            agent: self.agent,
+            key: self.key,
+        });
+        rows.put_join_token(self.token, &row)?;
         Ok(Enrolled::Joined(enrolment))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kage_core::access::{JoinRefusal, Role};
+use kage_core::access::{Capabilities, JoinRefusal, Role};
 use kage_core::id::{Digest, ProjectId, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
@@ -26,6 +26,8 @@ fn create(n: u128, now: u64) -> CreateJoinToken {
         secret: secret(n),
         project: ProjectId::default(),
         labels: Labels::from([("gpu".to_owned(), "true".to_owned())]),
+        can: Capabilities::RUN,
+        uses: 1,
         expires_at: at(now + TEN_MINUTES),
         now: at(now),
     }
@@ -48,6 +50,7 @@ fn joined(n: u128, enrolled_at: Timestamp) -> Enrolment {
         agent: agent_id(n),
         project: ProjectId::default(),
         labels: Labels::from([("gpu".to_owned(), "true".to_owned())]),
+        can: Capabilities::RUN,
         enrolled_at,
         revoked_at: None,
     }
@@ -55,7 +58,8 @@ fn joined(n: u128, enrolled_at: Timestamp) -> Enrolment {
 
 pub(super) async fn a_join_token_lets_one_agent_in_in_time(store: Store) {
     let (id, row) = store.apply(create(1, 0)).await.unwrap();
-    assert_eq!((id, &row.secret, row.used), (TokenId::from_random(1), &secret(1), None));
+    assert_eq!((id, &row.secret), (TokenId::from_random(1), &secret(1)));
+    assert_eq!((row.uses, row.used.len()), (1, 0));
     // The repeated call gets the same reply, whatever fresh id it has.
     let mut again = create(1, 5);
     again.id = TokenId::from_random(99);
@@ -111,6 +115,38 @@ pub(super) async fn a_join_token_lets_one_agent_in_in_time(store: Store) {
     store.apply(create(2, 8 * 24 * 60 * 60 * 1000)).await.unwrap();
     let forgotten = store.apply(enrol(2, 1)).await.unwrap();
     assert_eq!(forgotten, Enrolled::Refused(JoinRefusal::Unknown));
+}
+
+pub(super) async fn a_join_token_lets_as_many_agents_in_as_it_is_good_for(store: Store) {
+    let token = CreateJoinToken {
+        uses: 2,
+        can: Capabilities::ALL,
+        ..create(1, 0)
+    };
+    store.apply(token).await.unwrap();
+    // All at once, each twice: whoever comes first gets the places.
+    let racing = (1..=5).flat_map(|n| [store.apply(enrol(n, 1)), store.apply(enrol(n, 1))]);
+    let mut joined = std::collections::BTreeSet::new();
+    let mut refused = 0;
+    for outcome in futures_util::future::join_all(racing).await {
+        match outcome.unwrap() {
+            Enrolled::Joined(enrolment) => {
+                assert_eq!(enrolment.can, Capabilities::ALL);
+                joined.insert(enrolment.agent);
+            }
+            Enrolled::Refused(JoinRefusal::Used) => refused += 1,
+            Enrolled::Refused(refusal) => panic!("{refusal:?}"),
+        }
+    }
+    assert_eq!((joined.len(), refused), (2, 6));
+    let enrolled = store.enrolments().await.unwrap();
+    assert_eq!(
+        enrolled
+            .iter()
+            .map(|one| one.agent)
+            .collect::<std::collections::BTreeSet<_>>(),
+        joined
+    );
 }
 
 /// Agent 1 joins.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use kage_core::access::Admittance;
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
@@ -131,6 +132,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
         draining: false,
         cordoned: false,
         machine: None,
+        admittance: Admittance::EARLIER,
         seen_at: at(0),
     }
 }

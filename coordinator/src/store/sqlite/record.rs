@@ -4,35 +4,34 @@
 use kage_core::fleet::Agent;
 use rusqlite::Row;
 
-use super::value::{
-    get, get_id, get_json, get_optional_id, get_optional_parsed, get_optional_time, get_parsed, get_time,
-};
+use super::value::{get, get_id, get_json, get_optional_parsed, get_optional_time, get_parsed, get_time};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::error::EngineError;
 
 /// Columns of `join_tokens` after its id, for [`join_token`].
 macro_rules! join_token_columns {
     () => {
-        "secret, project, labels, expires_at, used_by, used_key"
+        "secret, project, labels, expires_at, can, uses, used"
     };
 }
 pub(super) use join_token_columns;
 
 pub(super) fn join_token(row: &Row<'_>) -> Result<JoinTokenRow, EngineError> {
-    let key = get_optional_parsed(row, 5, "digest")?;
     Ok(JoinTokenRow {
         secret: get_parsed(row, 0, "digest")?,
         project: get_parsed(row, 1, "project")?,
         labels: get_json(row, 2, "labels")?,
         expires_at: get_time(row, 3)?,
-        used: get_optional_id(row, 4)?.zip(key),
+        can: get_parsed(row, 4, "capabilities")?,
+        uses: get(row, 5)?,
+        used: get_json(row, 6, "uses of a join token")?,
     })
 }
 
 /// Columns of `enrolments`, for [`enrolment`].
 macro_rules! enrolment_columns {
     () => {
-        "agent, project, labels, enrolled_at, revoked_at"
+        "agent, project, labels, enrolled_at, revoked_at, can"
     };
 }
 pub(super) use enrolment_columns;
@@ -44,6 +43,7 @@ pub(super) fn enrolment(row: &Row<'_>) -> Result<Enrolment, EngineError> {
         labels: get_json(row, 2, "labels")?,
         enrolled_at: get_time(row, 3)?,
         revoked_at: get_optional_time(row, 4)?,
+        can: get_parsed(row, 5, "capabilities")?,
     })
 }
 
@@ -70,7 +70,7 @@ pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
 /// Columns of `agents`, for [`agent`].
 macro_rules! agent_columns {
     () => {
-        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned, machine"
+        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned, machine, admittance"
     };
 }
 pub(super) use agent_columns;
@@ -89,5 +89,6 @@ pub(super) fn agent(row: &Row<'_>) -> Result<Agent, EngineError> {
         seen_at: get_time(row, 9)?,
         cordoned: get(row, 10)?,
         machine: get_optional_parsed(row, 11, "digest")?,
+        admittance: get_json(row, 12, "admittance")?,
     })
 }

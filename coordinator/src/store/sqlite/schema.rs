@@ -279,6 +279,7 @@ UPDATE sessions SET
     include_str!("schema/trail.sql"),
     include_str!("schema/base_verdicts.sql"),
     include_str!("schema/position.sql"),
+    include_str!("schema/capabilities.sql"),
 ];
 
 /// The newest schema that this program knows.

@@ -57,11 +57,6 @@ pub(super) fn get_id<I: Id>(row: &Row<'_>, index: usize) -> Result<I, EngineErro
     get::<[u8; 16]>(row, index).map(|bytes| I::of(u128::from_be_bytes(bytes)))
 }
 
-pub(super) fn get_optional_id<I: Id>(row: &Row<'_>, index: usize) -> Result<Option<I>, EngineError> {
-    let bytes = get::<Option<[u8; 16]>>(row, index)?;
-    Ok(bytes.map(|bytes| I::of(u128::from_be_bytes(bytes))))
-}
-
 /// A count as a column. Columns end at `i64::MAX`, which no count reaches.
 pub(super) fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

@@ -115,19 +115,21 @@ struct DrawnAgent {
     codex: bool,
     linux: bool,
     open: bool,
+    checks: bool,
     bound: Option<bool>,
 }
 
 fn drawn_agent() -> impl Strategy<Value = DrawnAgent> {
     let own = prop::option::of((0..4_u32, 0..20_u64));
-    (0..5_u32, own, 0..20_u64, any::<[bool; 3]>(), any::<Option<bool>>()).prop_map(
-        |(slots, own, placed, [codex, linux, open], bound)| DrawnAgent {
+    (0..5_u32, own, 0..20_u64, any::<[bool; 4]>(), any::<Option<bool>>()).prop_map(
+        |(slots, own, placed, [codex, linux, open, checks], bound)| DrawnAgent {
             slots,
             own,
             placed,
             codex,
             linux,
             open,
+            checks,
             bound,
         },
     )
@@ -176,6 +178,11 @@ impl World {
             },
             labels: self.labels(drawn.linux),
             project: drawn.bound.map(|elsewhere| self.project(elsewhere)),
+            can: if drawn.checks {
+                Capabilities::ALL
+            } else {
+                Capabilities::RUN
+            },
             availability: if drawn.open {
                 Availability::Open
             } else {

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kage_core::access::Role;
+use kage_core::access::{Capabilities, Role};
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{ChangeKind, EventBody, FileChange, OutputStream, Phase, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
@@ -116,6 +116,8 @@ async fn admits(store: &Store) {
         secret: Digest::of(b"secret"),
         project: ProjectId::default(),
         labels: Labels::from([("gpu".to_owned(), "true".to_owned())]),
+        can: Capabilities::ALL,
+        uses: 1,
         expires_at: at(600_000),
         now: at(1),
     };

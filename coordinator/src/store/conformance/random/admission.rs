@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kage_core::access::Role;
+use kage_core::access::{Capabilities, Role};
 use kage_core::id::{Digest, TokenId};
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
@@ -22,6 +22,7 @@ pub(super) enum Admit {
         token: u128,
         request: u128,
         elsewhere: bool,
+        uses: u32,
     },
     Enrol {
         token: u128,
@@ -56,15 +57,15 @@ pub(super) fn admit() -> impl Strategy<Value = Admit> {
     let roles = prop::sample::select(vec![Role::View, Role::Submit, Role::Admin]);
     let project = || prop::option::of(any::<bool>());
     prop_oneof![
-        3 => (1..4u128, 1..9u128, any::<bool>())
-            .prop_map(|(token, request, elsewhere)| Admit::JoinToken { token, request, elsewhere }),
-        4 => (1..4u128, 0..12u128, 1..3u128, project()).prop_map(|(token, other, key, project)| Admit::Enrol {
+        3 => (1..4u128, 1..9u128, any::<bool>(), 1..3u32)
+            .prop_map(|(token, request, elsewhere, uses)| Admit::JoinToken { token, request, elsewhere, uses }),
+        4 => (1..4u128, 0..12u128, 1..4u128, project()).prop_map(|(token, other, key, project)| Admit::Enrol {
             token,
             secret: if other == 0 { token + 1 } else { token },
             key,
             project,
         }),
-        1 => (1..4u128, 1..3u128, 1..4u128)
+        1 => (1..4u128, 1..4u128, 1..4u128)
             .prop_map(|(token, key, request)| Admit::RevokeAgent { token, key, request }),
         2 => (1..4u128, 1..5u128, roles, project())
             .prop_map(|(token, request, role, project)| Admit::PersonToken { token, request, role, project }),
@@ -103,13 +104,20 @@ impl Pair {
                 token,
                 request,
                 elsewhere,
+                uses,
             } => {
                 let command = CreateJoinToken {
-                    request: asking(request, &format!("{elsewhere}")),
+                    request: asking(request, &format!("{elsewhere} {uses}")),
                     id: token_id(token),
                     secret: secret(token),
                     project: project(elsewhere),
                     labels: Labels::from([("n".to_owned(), token.to_string())]),
+                    can: if elsewhere {
+                        Capabilities::RUN
+                    } else {
+                        Capabilities::ALL
+                    },
+                    uses,
                     expires_at: now + Duration::from_secs(60),
                     now,
                 };

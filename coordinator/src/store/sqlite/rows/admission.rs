@@ -24,7 +24,7 @@ impl AdmissionRows for SqliteRows<'_> {
             concat!(
                 "INSERT OR REPLACE INTO join_tokens (id, ",
                 join_token_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
             ),
             params![
                 id(token),
@@ -32,8 +32,9 @@ impl AdmissionRows for SqliteRows<'_> {
                 row.project.as_str(),
                 json("labels", &row.labels)?,
                 time(row.expires_at),
-                row.used.as_ref().map(|(agent, _)| id(*agent)),
-                row.used.as_ref().map(|(_, key)| key.as_str()),
+                row.can.to_string(),
+                row.uses,
+                json("uses of a join token", &row.used)?,
             ],
         )
     }
@@ -55,7 +56,7 @@ impl AdmissionRows for SqliteRows<'_> {
             concat!(
                 "INSERT OR REPLACE INTO enrolments (",
                 enrolment_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5)"
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
             ),
             params![
                 id(enrolment.agent),
@@ -63,6 +64,7 @@ impl AdmissionRows for SqliteRows<'_> {
                 json("labels", &enrolment.labels)?,
                 time(enrolment.enrolled_at),
                 enrolment.revoked_at.map(time),
+                enrolment.can.to_string(),
             ],
         )
     }
