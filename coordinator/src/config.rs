@@ -35,6 +35,8 @@ pub struct Config {
     pub timings: Timings,
     /// Numbers of connections, and how long one may be idle.
     pub connections: ConnectionLimits,
+    /// What one caller may take.
+    pub callers: CallerLimits,
     /// How long it waits for connected agents that do not act.
     pub patience: Patience,
     /// What agents may be given to do that show the owner's token. Whoever can read the token's file can
@@ -72,6 +74,7 @@ impl Config {
             prices: PriceTable::builtin().clone(),
             timings: Timings::default(),
             connections: ConnectionLimits::default(),
+            callers: CallerLimits::default(),
             patience: Patience::default(),
             token_agents: Capabilities::RUN,
         }
@@ -194,6 +197,39 @@ impl Default for ConnectionLimits {
             stranger_request: Duration::from_secs(10),
             // Clients make a new connection when they need one.
             idle: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// What one caller may take of the coordinator. The owner's token is not limited. 0 = no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallerLimits {
+    /// Wrong tokens and join secrets from one IPv4 address, or one /64 of IPv6, that are answered at
+    /// once. More are answered late, and then not at all.
+    pub wrong_tokens_per_minute: u32,
+    /// Calls of one token or agent, on average; ten times as many at once.
+    pub calls_per_second: u32,
+    /// Watches that one token may have open.
+    pub watches: u32,
+    /// Sessions of one project that may wait for an agent before it gets no new task.
+    pub waiting_sessions: u32,
+    /// Bytes of each stream of output of one attempt.
+    pub output: u64,
+}
+
+impl Default for CallerLimits {
+    fn default() -> Self {
+        Self {
+            // A person mistypes a few; a fleet with an old token behind one address is told soon enough.
+            wrong_tokens_per_minute: 60,
+            // An agent with 32 sessions makes some ten calls in a second at most.
+            calls_per_second: 200,
+            // One that does not read holds some 4 MiB.
+            watches: 100,
+            // A hundred tasks of a thousand sessions.
+            waiting_sessions: 100_000,
+            // Agents stop at a quarter of it by themselves.
+            output: 1 << 30,
         }
     }
 }

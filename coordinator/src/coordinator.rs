@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::board::Board;
-use crate::config::Timings;
+use crate::config::{CallerLimits, Timings};
 use crate::data::authority::Authority;
 use crate::data::blobs::Blobs;
 use crate::data::quarantine::Quarantine;
@@ -22,6 +22,7 @@ use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
 use crate::data::standstill::Removals;
 use crate::door::identities::Identities;
+use crate::door::restraint::Restraint;
 use crate::output::Outputs;
 use crate::ports::{Clock, Objects, Random};
 use crate::store::{InFiles, Store};
@@ -66,6 +67,9 @@ pub(crate) struct Coordinator {
     /// What agents may be given to do that show the owner's token.
     pub(crate) token_agents: Capabilities,
     pub(crate) identities: Arc<Identities>,
+    /// What one caller may take, as the door counts it.
+    pub(crate) restraint: Arc<Restraint>,
+    pub(crate) callers: CallerLimits,
     pub(crate) secrets: Secrets,
     /// Signs certificates; `None` without TLS.
     pub(crate) authority: Option<Arc<Authority>>,

@@ -8,6 +8,8 @@ pub(crate) mod identities;
 pub mod access;
 pub(crate) mod bodies;
 pub(crate) mod lobby;
+pub(crate) mod rate;
+pub(crate) mod restraint;
 pub(crate) mod auth;
 pub(crate) mod web;
 pub(crate) mod connections;

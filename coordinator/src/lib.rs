@@ -22,7 +22,7 @@ mod life;
 
 pub mod decoders;
 
-pub use config::{Config, ConnectionLimits, InvalidConfig, Origin, Timings};
+pub use config::{CallerLimits, Config, ConnectionLimits, InvalidConfig, Origin, Timings};
 pub use data::authority::AuthorityError;
 pub use data::custody::Misfit;
 pub use data::folder::DataDirError;

@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::price::PriceTable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -416,6 +416,14 @@ impl Store {
     /// When the engine failed.
     pub async fn enrolments(&self) -> Result<Vec<Enrolment>, ReadError> {
         self.read(|reads| reads.enrolments()).await
+    }
+
+    /// A join token; `None` when there is none, or no more.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn join_token(&self, token: TokenId) -> Result<Option<JoinTokenRow>, ReadError> {
+        self.read(move |reads| reads.join_token(token)).await
     }
 
     /// Every token of a person, revoked ones included, oldest first.

@@ -24,6 +24,7 @@ use crate::door::access::{self, Answer};
 use crate::door::bodies::{Bounded, Most, Right, UntilRevoked, is_grpc};
 use crate::door::identities::Identities;
 use crate::door::lobby::Guest;
+use crate::door::restraint::Restraint;
 use crate::ports::{Clock, OwnAgent};
 
 /// Most bytes of a stranger's request: a public key, a token and some names.
@@ -80,6 +81,14 @@ impl Principal {
             Self::Person { token, .. } => format!("token:{token}"),
             Self::Agent { id, .. } | Self::OwnAgent { id } => format!("agent:{id}"),
             Self::Stranger => "stranger".to_owned(),
+        }
+    }
+
+    /// The name under which it is limited; `None` = it is not.
+    pub(crate) fn limited(&self) -> Option<String> {
+        match self {
+            Self::Owner | Self::OwnAgent { .. } | Self::Stranger => None,
+            Self::Person { .. } | Self::Agent { .. } => Some(self.name()),
         }
     }
 
@@ -154,6 +163,7 @@ pub(crate) struct Door {
     /// The agent in this process, and the hash of its token.
     own_agent: Option<(AgentId, Digest)>,
     identities: Arc<Identities>,
+    restraint: Arc<Restraint>,
     clock: Clock,
 }
 
@@ -164,11 +174,18 @@ struct Admitted {
 }
 
 impl Door {
-    pub(crate) fn new(token: &str, own_agent: Option<OwnAgent>, identities: Arc<Identities>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        token: &str,
+        own_agent: Option<OwnAgent>,
+        identities: Arc<Identities>,
+        restraint: Arc<Restraint>,
+        clock: Clock,
+    ) -> Self {
         Self {
             owner: Digest::of(token.as_bytes()),
             own_agent: own_agent.map(|own| (own.id, Digest::of(own.token.as_bytes()))),
             identities,
+            restraint,
             clock,
         }
     }
@@ -276,8 +293,21 @@ pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next
     let guest = request.extensions().get::<Arc<Guest>>().cloned();
     let Admitted { principal, right } = match door.admit(&request) {
         Ok(admitted) => admitted,
-        Err(error) => return refuse(grpc, error),
+        Err(error) => {
+            // A caller without a token has not guessed one.
+            if error == ApiError::Unauthenticated
+                && request.headers().contains_key(AUTHORIZATION)
+                && let Some(guest) = &guest
+                && let Err(instead) = door.restraint.wrong_token(guest.address()).await
+            {
+                return refuse(grpc, instead);
+            }
+            return refuse(grpc, error);
+        }
     };
+    if let Err(error) = door.restraint.call(principal.limited()) {
+        return refuse(grpc, error);
+    }
     let most = match (&principal, &guest) {
         (Principal::Stranger, guest) => {
             if guest.as_ref().is_some_and(|guest| guest.open() > CALLS_OF_STRANGER) {
@@ -338,6 +368,7 @@ fn refuse(grpc: bool, error: ApiError) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::CallerLimits;
     use crate::store::{Enrolment, PersonToken};
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -356,7 +387,14 @@ mod tests {
             id: AgentId::from_random(9),
             token: "own".to_owned(),
         };
-        let door = Door::new("secret", Some(own), Arc::clone(&identities), Arc::new(|| NOW));
+        let restraint = Arc::new(Restraint::new(CallerLimits::default()));
+        let door = Door::new(
+            "secret",
+            Some(own),
+            Arc::clone(&identities),
+            restraint,
+            Arc::new(|| NOW),
+        );
         (door, identities)
     }
 

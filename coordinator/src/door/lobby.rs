@@ -45,12 +45,12 @@ impl Caps {
     }
 }
 
-/// The origin of a connection, for counting strangers. In IPv6 one machine has a whole /64.
+/// The origin of a connection, for counting strangers and wrong tokens. In IPv6 one machine has a whole /64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct From(IpAddr);
+pub(crate) struct From(IpAddr);
 
 impl From {
-    fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self(address.into()),
             IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
@@ -207,6 +207,7 @@ impl Lobby {
         }
         Some(Arc::new(Guest {
             lobby: Arc::clone(self),
+            address,
             number: number?,
             known: AtomicBool::new(false),
             cut,
@@ -259,6 +260,7 @@ pub(crate) enum Due {
 #[derive(Debug)]
 pub(crate) struct Guest {
     lobby: Arc<Lobby>,
+    address: IpAddr,
     number: u64,
     known: AtomicBool,
     cut: CancellationToken,
@@ -269,6 +271,11 @@ impl Guest {
     /// Cancelled when the connection has to end at once.
     pub(crate) const fn cut(&self) -> &CancellationToken {
         &self.cut
+    }
+
+    /// The address of the other side.
+    pub(crate) const fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// Notes that the caller sent something.

@@ -38,6 +38,7 @@ use crate::door::auth::Door;
 use crate::door::connections::{self, Served, Stopping};
 use crate::door::identities::Identities;
 use crate::door::lobby::{Caps, Lobby};
+use crate::door::restraint::Restraint;
 use crate::duties::saving;
 use crate::duties::{dispatch, gaps, retention};
 use crate::life::belonging::Custody;
@@ -182,7 +183,14 @@ impl Locked {
         let following = Following::new(&store);
         let board = fill_board(&store, config, now).await?;
         let identities = Arc::new(fill_identities(&store).await?);
-        let door = Door::new(&token, ports.own_agent, Arc::clone(&identities), Arc::clone(&clock));
+        let restraint = Arc::new(Restraint::new(config.callers));
+        let door = Door::new(
+            &token,
+            ports.own_agent,
+            Arc::clone(&identities),
+            Arc::clone(&restraint),
+            Arc::clone(&clock),
+        );
         let topics = Arc::new(Topics::default());
         let blobs = Arc::new(Blobs::open(&data.blobs())?);
         let repositories = Arc::new(Repositories::new(data.repositories()));
@@ -209,6 +217,8 @@ impl Locked {
             patience: config.patience,
             token_agents: config.token_agents,
             identities,
+            restraint,
+            callers: config.callers,
             secrets: Secrets::new(&token),
             authority,
             clock,

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kage_core::access::JoinRefusal;
 use kage_core::id::{AgentId, Digest, ProjectId, TokenId};
 use kage_core::time::Timestamp;
 use kage_proto::convert::agent::can;
@@ -16,8 +17,9 @@ use tonic::{Request, Response, Status};
 use super::{no_tls, principal};
 use crate::coordinator::Coordinator;
 use crate::data::authority::{Authority, CheckedRequest, IssueError};
-use crate::door::auth::Principal;
-use crate::refusals::{internal, store_error};
+use crate::door::auth::{Principal, same};
+use crate::door::lobby::Guest;
+use crate::refusals::{internal, read_error, store_error};
 use crate::store::{EnrolAgent, Enrolled};
 
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub(crate) struct Enrollment(pub(crate) Arc<Coordinator>);
 #[tonic::async_trait]
 impl EnrollmentService for Enrollment {
     async fn enroll(&self, message: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {
+        let guest = message.extensions().get::<Arc<Guest>>().cloned();
         let message = message.into_inner();
         let authority = self.0.authority.as_ref().ok_or_else(no_tls)?;
         let token: TokenId = parse("token_id", &message.token_id).map_err(ApiError::from)?;
@@ -33,12 +36,22 @@ impl EnrollmentService for Enrollment {
             "" => None,
             text => Some(parse::<ProjectId>("project", text).map_err(ApiError::from)?),
         };
+        let secret = Digest::of(message.secret.as_bytes());
+        // Before anything that costs more: whoever does not know the secret gets no further.
+        let stored = self.0.store.join_token(token).await.map_err(read_error)?;
+        if !stored.is_some_and(|stored| same(&stored.secret, &secret)) {
+            if let Some(guest) = guest {
+                self.0.restraint.wrong_token(guest.address()).await?;
+            }
+            tracing::warn!(%token, "an agent showed a wrong join token");
+            return Err(ApiError::JoinRefused(JoinRefusal::Unknown).into());
+        }
         // Before the token is used up: a request that cannot be granted costs nothing.
         let checked = authority.check(&message.certificate_request).map_err(issue_error)?;
         let now = self.0.now();
         let command = EnrolAgent {
             token,
-            secret: Digest::of(message.secret.as_bytes()),
+            secret,
             project,
             key: checked.key.clone(),
             agent: AgentId::from_random(self.0.random()),

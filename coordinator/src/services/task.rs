@@ -202,8 +202,13 @@ impl TaskService for Tasks {
             session,
             follow: message.follow,
         };
+        let open = self.0.restraint.watch(caller.limited())?;
         let (responses, stream) = mpsc::channel(watching::QUEUED_RESPONSES);
-        self.0.tasks.spawn(watching::run(Arc::clone(&self.0), watch, responses));
+        let coordinator = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move {
+            watching::run(coordinator, watch, responses).await;
+            drop(open);
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -215,8 +220,13 @@ impl TaskService for Tasks {
     ) -> Result<Response<Self::WatchTasksStream>, Status> {
         let caller = principal(&message);
         let watch = listing::watch(&caller, self.0.run, message.into_inner())?;
+        let open = self.0.restraint.watch(caller.limited())?;
         let (responses, stream) = mpsc::channel(tasks::QUEUED_RESPONSES);
-        self.0.tasks.spawn(tasks::run(Arc::clone(&self.0), watch, responses));
+        let coordinator = Arc::clone(&self.0);
+        self.0.tasks.spawn(async move {
+            tasks::run(coordinator, watch, responses).await;
+            drop(open);
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

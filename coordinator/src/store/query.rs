@@ -9,14 +9,14 @@ use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, ProjectId, RepositoryId, RepositoryName, SessionId,
-    SessionName, TaskId, WorktreeId,
+    SessionName, TaskId, TokenId, WorktreeId,
 };
 use kage_core::job::{Job, JobType, Subject};
 use kage_core::session::Session;
 use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
 
-use super::admission::{Enrolment, PersonToken};
+use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::command::QueuedJob;
 use super::error::EngineError;
 use super::rows::{AttemptNote, TaskHead};
@@ -399,6 +399,7 @@ pub(super) trait Reads {
     fn projects(&self) -> Result<Vec<ProjectCounts>, EngineError>;
     /// Revoked ones included.
     fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError>;
+    fn join_token(&self, token: TokenId) -> Result<Option<JoinTokenRow>, EngineError>;
     /// Revoked ones included; oldest first.
     fn person_tokens(&self) -> Result<Vec<PersonToken>, EngineError>;
     fn context_size(&self, project: &ProjectId, digest: &Digest) -> Result<Option<u64>, EngineError>;

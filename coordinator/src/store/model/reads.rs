@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobState;
 
 use super::{AttemptRow, Model};
-use crate::store::admission::{Enrolment, PersonToken};
+use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
@@ -154,6 +154,10 @@ impl Reads for Model {
 
     fn enrolments(&self) -> Result<Vec<Enrolment>, EngineError> {
         Ok(self.enrolments.rows.values().cloned().collect())
+    }
+
+    fn join_token(&self, token: TokenId) -> Result<Option<JoinTokenRow>, EngineError> {
+        Ok(self.join_tokens.get(&token).cloned())
     }
 
     fn person_tokens(&self) -> Result<Vec<PersonToken>, EngineError> {

@@ -5,17 +5,17 @@ use std::collections::{BTreeSet, HashMap};
 
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId};
+use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobType;
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use rusqlite::{Connection, Params, Row, params, params_from_iter};
 
 use super::page_query::PageQuery;
-use super::record::{self, agent_columns, enrolment_columns, person_token_columns};
+use super::record::{self, agent_columns, enrolment_columns, join_token_columns, person_token_columns};
 use super::trouble::failed;
 use super::value::{get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int};
-use crate::store::admission::{Enrolment, PersonToken};
+use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
@@ -307,6 +307,15 @@ impl Reads for Connection {
             concat!("SELECT ", enrolment_columns!(), " FROM enrolments ORDER BY agent"),
             params![],
             record::enrolment,
+        )
+    }
+
+    fn join_token(&self, token: TokenId) -> Result<Option<JoinTokenRow>> {
+        one(
+            self,
+            concat!("SELECT ", join_token_columns!(), " FROM join_tokens WHERE id = ?1"),
+            params![id(token)],
+            record::join_token,
         )
     }
 
