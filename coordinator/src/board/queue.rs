@@ -38,6 +38,12 @@ impl Board {
         }
     }
 
+    /// True when at least so many jobs of a project wait.
+    pub(crate) fn has_waiting(&self, project: &ProjectId, least: usize) -> bool {
+        // A short queue is not looked at.
+        self.waiting.len() >= least && self.waiting.values().filter(|job| job.project == *project).count() >= least
+    }
+
     /// Takes jobs from the queue for agents that have free slots.
     pub(crate) fn place(&mut self, now: Timestamp, instant: Instant) -> Placed {
         if self.waiting.is_empty() || !self.members.has_room() {

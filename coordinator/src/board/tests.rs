@@ -113,6 +113,24 @@ impl Table {
 }
 
 #[test]
+fn a_projects_queue_is_full_by_its_own_jobs_only() {
+    let mut table = table();
+    for n in 1..=3 {
+        table.board.enqueue(job(n));
+    }
+    let other: ProjectId = "other".parse().unwrap();
+    table.board.enqueue(QueuedJob {
+        project: other.clone(),
+        ..job(4)
+    });
+    let own = ProjectId::default();
+    assert!(table.board.has_waiting(&own, 3) && !table.board.has_waiting(&own, 4));
+    assert!(table.board.has_waiting(&other, 1) && !table.board.has_waiting(&other, 2));
+    table.board.withdraw(JobId::from_random(1));
+    assert!(!table.board.has_waiting(&own, 3));
+}
+
+#[test]
 fn offers_as_many_jobs_as_there_are_slots() {
     let mut t = table();
     for n in 1..=3 {
