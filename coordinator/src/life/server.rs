@@ -100,8 +100,14 @@ pub(crate) async fn router(
             to_the_end,
         ))
         .merge(routes::routes(Arc::clone(coordinator)))
+        .fallback(nothing_here)
         .layer(axum::middleware::from_fn_with_state(door, auth::guard));
     Ok(web::for_browsers(guarded, web_origins))
+}
+
+/// A path that begins as one of ours and is none.
+async fn nothing_here() -> axum::response::Response {
+    (http::StatusCode::NOT_FOUND, "there is nothing at this path\n").into_response()
 }
 
 /// Runs a started call to its end, even if its caller disconnects: stored changes have consequences
