@@ -20,6 +20,21 @@ use crate::v1;
 use crate::v1::adapter_access::By;
 use crate::v1::work::Kind;
 
+/// The most adapters of an agent.
+const MOST_ADAPTERS: usize = 256;
+/// The most labels of an agent, and the most bytes of a key or value of one.
+const MOST_LABELS: usize = 100;
+const LONGEST_LABEL: usize = 256;
+/// The most bytes kept of what a program says of its version, and of why an adapter cannot be used.
+const LONGEST_VERSION: usize = 1000;
+const LONGEST_REASON: usize = 2000;
+
+/// The beginning of a text, up to so many bytes.
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
 /// Names an attempt and proves the right to speak for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptKey {
@@ -69,8 +84,8 @@ impl TryFrom<v1::AdapterInfo> for AdapterInfo {
     fn try_from(adapter: v1::AdapterInfo) -> Result<Self, InvalidField> {
         Ok(Self {
             name: parse("name", &adapter.name)?,
-            version: adapter.version,
-            unavailable: non_empty(adapter.unavailable),
+            version: cut(adapter.version, LONGEST_VERSION),
+            unavailable: non_empty(cut(adapter.unavailable, LONGEST_REASON)),
             resumes: resumes(adapter.resumes),
             access: adapter.access.and_then(access),
             slots: adapter.slots,
@@ -211,6 +226,15 @@ impl TryFrom<v1::Hello> for Hello {
         if hello.name.is_empty() || hello.name.len() > 100 {
             return Err(InvalidField::new("name", "must have 1 to 100 bytes"));
         }
+        if hello.adapters.len() > MOST_ADAPTERS {
+            let problem = format_args!("are more than {MOST_ADAPTERS}");
+            return Err(InvalidField::new("adapters", problem));
+        }
+        let long = |(key, value): (&String, &String)| key.len() > LONGEST_LABEL || value.len() > LONGEST_LABEL;
+        if hello.labels.len() > MOST_LABELS || hello.labels.iter().any(long) {
+            let problem = format_args!("must be at most {MOST_LABELS}, with keys and values of {LONGEST_LABEL} bytes");
+            return Err(InvalidField::new("labels", problem));
+        }
         if hello.protocol_min > hello.protocol_max {
             return Err(InvalidField::new("protocol_min", "is larger than protocol_max"));
         }
@@ -232,7 +256,7 @@ impl TryFrom<v1::Hello> for Hello {
                 .collect::<Result<_, _>>()?,
             running: attempt_keys(hello.running)?,
             pid: hello.pid,
-            version: hello.version,
+            version: cut(hello.version, LONGEST_VERSION),
             answers_pings: hello.answers_pings,
             machine: parse_optional("machine", &hello.machine)?,
         })
