@@ -152,6 +152,13 @@ impl Usage {
         *self == Self::default()
     }
 
+    /// False when no program can have used so many tokens.
+    #[must_use]
+    pub fn is_plausible(&self) -> bool {
+        const MOST: u64 = 1_000_000_000_000_000;
+        self.total() <= MOST && self.reasoning <= MOST
+    }
+
     /// All tokens, each counted once.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! State events and output streams.
 
 use kage_core::event::{AttemptOutcome, ChangeKind, Event, EventBody, FileChange, OutputStream, Phase};
-use kage_core::usage::PicoUsd;
+use kage_core::usage::{PicoUsd, Usage};
 
 use super::time::{duration, span, stamp, time};
 use super::{InvalidField, enumerated, parse, required, unspecified};
@@ -186,10 +186,11 @@ impl TryFrom<Body> for EventBody {
         Ok(match body {
             Body::PhaseChanged(v1::PhaseChanged { phase: number }) => Self::PhaseChanged(phase(number)?),
             Body::Activity(v1::Activity { summary }) => Self::Activity(summary),
+            // What cannot be is as good as nothing said: the event counts, its numbers do not.
             Body::UsageRecorded(recorded) => Self::UsageRecorded {
                 model: recorded.model,
-                usage: required("usage", recorded.usage)?.into(),
-                reported: recorded.reported_pico.map(PicoUsd),
+                usage: plausible(required("usage", recorded.usage)?.into()),
+                reported: recorded.reported_pico.filter(|pico| *pico >= 0).map(PicoUsd),
                 metered: recorded.metered,
                 tools: recorded.tools.map(Into::into),
             },
@@ -231,6 +232,10 @@ impl TryFrom<Body> for EventBody {
     }
 }
 
+fn plausible(usage: Usage) -> Usage {
+    if usage.is_plausible() { usage } else { Usage::UNKNOWN }
+}
+
 impl From<Event> for v1::Event {
     fn from(event: Event) -> Self {
         Self {
@@ -265,7 +270,7 @@ mod tests {
     use kage_core::id::Digest;
     use kage_core::left_out::{LeftOut, LeftOutReason};
     use kage_core::time::Timestamp;
-    use kage_core::usage::{Unreported, Usage};
+    use kage_core::usage::Unreported;
 
     use super::*;
 
@@ -400,6 +405,32 @@ mod tests {
             };
             assert_eq!(Event::try_from(v1::Event::from(event.clone())), Ok(event));
         }
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_do_not_count() {
+        let read = |input, output, reported_pico| {
+            let recorded = v1::UsageRecorded {
+                usage: Some(v1::Usage {
+                    input,
+                    output,
+                    ..v1::Usage::default()
+                }),
+                reported_pico,
+                ..v1::UsageRecorded::default()
+            };
+            match EventBody::try_from(Body::UsageRecorded(recorded)).unwrap() {
+                EventBody::UsageRecorded { usage, reported, .. } => (usage, reported),
+                other => panic!("{other:?}"),
+            }
+        };
+        let most = 1_000_000_000_000_000;
+        let (usage, reported) = read(most - 1, 1, Some(0));
+        assert_eq!((usage.total(), reported), (most, Some(PicoUsd(0))));
+        for (input, output) in [(most, 1), (u64::MAX, 0), (u64::MAX, u64::MAX)] {
+            assert_eq!(read(input, output, Some(1)), (Usage::UNKNOWN, Some(PicoUsd(1))));
+        }
+        assert_eq!(read(1, 1, Some(-1)).1, None);
     }
 
     #[test]
