@@ -221,6 +221,11 @@ impl AttemptIntake {
             Ok(stream) => stream,
             Err(invalid) => return self.give_up(invalid.to_string(), responses).await,
         };
+        let most = self.coordinator.callers.output;
+        if most > 0 && batch.offset.saturating_add(batch.data.len() as u64) > most {
+            let reason = format!("an attempt may have {most} bytes of each stream of output");
+            return self.give_up(reason, responses).await;
+        }
         let Some(subject) = self.subject().await? else {
             return Ok(self.reject("no such attempt was started".to_owned(), responses).await);
         };
