@@ -97,8 +97,12 @@ mod tests {
     #[test]
     fn the_documents_show_every_key_and_the_defaults_that_there_are() {
         let text = example("coordinator.toml");
-        assert_eq!(keys(text), flags::<CoordinatorOptions>());
+        let mut expected = flags::<CoordinatorOptions>();
+        expected.insert("limits".to_owned());
+        assert_eq!(keys(text), expected);
         let shown: CoordinatorOptions = toml::from_str(text).unwrap();
+        assert_eq!(shown.token_agents, Some(kage_core::access::Capabilities::RUN));
+        assert_eq!(shown.limits.limits(), kage_coordinator::CallerLimits::default());
         let usual = kage_coordinator::Timings::default();
         let patience = kage_core::deadline::Patience::default();
         assert_eq!(

@@ -21,9 +21,11 @@ use serde::Deserialize;
 use crate::config_file::meant;
 
 pub(crate) mod time;
+mod callers;
 mod run;
 mod environment;
 
+pub use callers::CallerSettings;
 pub use environment::{EnvironmentSettings, HomeSettings};
 pub use run::RunOptions;
 pub(crate) use run::either;

@@ -11,7 +11,7 @@ use kage_coordinator::Origin;
 use kage_core::access::Capabilities;
 use serde::{Deserialize, Deserializer};
 
-use crate::settings::{DiskSettings, either, time};
+use crate::settings::{CallerSettings, DiskSettings, either, time};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -141,6 +141,9 @@ pub struct CoordinatorOptions {
     #[arg(long, value_name = "TIME", value_parser = time::wait, help_heading = WAITS)]
     #[serde(deserialize_with = "time::written")]
     pub stop_answer: Option<Duration>,
+    /// What one caller may take. In files only.
+    #[arg(skip)]
+    pub limits: CallerSettings,
 }
 
 const WAITS: &str = "How long to wait (longer for bad networks, shorter for quicker takeovers)";
@@ -172,6 +175,8 @@ impl CoordinatorOptions {
             max_detached: self.max_detached.or(other.max_detached),
             limit_slack: self.limit_slack.or(other.limit_slack),
             stop_answer: self.stop_answer.or(other.stop_answer),
+            // No flag is for these.
+            limits: other.limits,
         }
     }
 }

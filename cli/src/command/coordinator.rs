@@ -45,6 +45,7 @@ fn config(invocation: &Invocation, options: CoordinatorOptions) -> anyhow::Resul
         prices: settings::prices(options.prices.as_deref())?,
         timings,
         patience,
+        callers: options.limits.limits(),
         token_agents: options.token_agents.unwrap_or(Capabilities::RUN),
         ..Config::new(data_dir)
     })

@@ -15,6 +15,7 @@ mod delivery;
 mod unknown_outcome;
 mod fleet;
 mod forgery;
+mod limits;
 mod lists;
 mod origins;
 mod planes;
