@@ -52,7 +52,7 @@ mod writer;
 pub(crate) use acknowledged::{parse as parse_position, text as position_text};
 pub use admission::{
     CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, JoinUse, PersonToken,
-    RevokeAgent, RevokePersonToken,
+    RevokeAgent, RevokeJoinToken, RevokePersonToken,
 };
 pub use apply::Command;
 pub(crate) use change::Change;

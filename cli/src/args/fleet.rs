@@ -81,9 +81,9 @@ pub enum TokenSubcommand {
     Create(TokenCreate),
     /// List the tokens of people.
     Ls,
-    /// Revoke the token of a person.
+    /// Revoke the token of a person, or a join token: agents that joined with it stay.
     Revoke {
-        /// Id of the token.
+        /// Id of the token; of a join token, the part before the last.
         token: String,
     },
 }

@@ -79,8 +79,9 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
         uses => format!("{uses} agents"),
     };
     note(&format!(
-        "good for {agents}, within {}: kage agent run --join TOKEN HOST:PORT",
-        in_words(life)
+        "good for {agents}, within {}: kage agent run --join TOKEN HOST:PORT; `kage token revoke {}` takes it back",
+        in_words(life),
+        response.join_token.split('.').nth(2).unwrap_or_default()
     ));
     Ok(Exit::Done)
 }

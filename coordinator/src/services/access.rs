@@ -16,7 +16,7 @@ use super::{principal, request};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::refusals::{read_error, store_error};
-use crate::store::{CreatePersonToken, PersonToken, RevokePersonToken};
+use crate::store::{CreatePersonToken, PersonToken, RevokeJoinToken, RevokePersonToken};
 
 const MAX_NAME: usize = 200;
 
@@ -95,6 +95,9 @@ impl AccessService for Access {
         let caller = principal(&message);
         let message = message.into_inner();
         let id: TokenId = parse("token_id", &message.token_id).map_err(ApiError::from)?;
+        if let Some(token) = self.revoke_join_token(&caller, &message.request_id, id).await? {
+            return Ok(Response::new(v1::RevokeTokenResponse { token: Some(token) }));
+        }
         if caller.bound_to().is_some() {
             let tokens = self.0.store.person_tokens().await.map_err(read_error)?;
             if !tokens.iter().any(|token| token.id == id && concerns(&caller, token)) {
@@ -118,6 +121,31 @@ impl AccessService for Access {
 }
 
 impl Access {
+    /// Takes back the join token with this id; `None` when it is no join token that the caller manages.
+    async fn revoke_join_token(
+        &self,
+        caller: &Principal,
+        request_id: &str,
+        id: TokenId,
+    ) -> Result<Option<v1::Token>, ApiError> {
+        let stored = self.0.store.join_token(id).await.map_err(read_error)?;
+        if stored.is_none_or(|stored| caller.may_use(&stored.project).is_err()) {
+            return Ok(None);
+        }
+        let command = RevokeJoinToken {
+            request: request(&self.0, caller, request_id, &id)?,
+            id,
+            now: self.0.now(),
+        };
+        let row = self.0.apply(command).await.map_err(store_error)?;
+        Ok(Some(v1::Token {
+            id: id.to_string(),
+            revoked_at: Some(stamp(row.expires_at)),
+            project: row.project.to_string(),
+            ..v1::Token::default()
+        }))
+    }
+
     fn bearer(&self, id: TokenId) -> String {
         format!("kage-{id}-{}", self.0.secrets.of("person", id))
     }

@@ -108,6 +108,14 @@ pub struct RevokeAgent {
     pub now: Timestamp,
 }
 
+/// Takes a join token back: nobody joins with it any more. Agents that joined stay.
+#[derive(Debug, Clone)]
+pub struct RevokeJoinToken {
+    pub request: Request,
+    pub id: TokenId,
+    pub now: Timestamp,
+}
+
 /// Stores a token of a person.
 #[derive(Debug, Clone)]
 pub struct CreatePersonToken {

@@ -114,6 +114,7 @@ conformance!(
     contexts_count_puts_uses_and_sends,
     a_join_token_lets_one_agent_in_in_time,
     a_join_token_lets_as_many_agents_in_as_it_is_good_for,
+    nobody_joins_with_a_token_that_was_taken_back,
     a_revoked_agent_stays_out,
     tokens_of_people_are_kept_until_they_are_taken_back,
     a_lost_session_goes_on_from_its_last_checkpoint,

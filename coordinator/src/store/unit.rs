@@ -70,6 +70,7 @@ pub enum Key {
     Agent(AgentId),
     /// A join token, and the agent that used it with this key.
     JoinToken(TokenId, Digest),
+    JoinTokenRow(TokenId),
     Enrolment(AgentId),
     PersonToken(TokenId),
     Context(ProjectId, Digest),
@@ -254,6 +255,7 @@ impl<'a> Unit<'a> {
                     self.enrolment(used.agent)?;
                 }
             }
+            Key::JoinTokenRow(token) => drop(self.join_token(*token)?),
             Key::Enrolment(agent) => drop(self.enrolment(*agent)?),
             Key::PersonToken(token) => drop(self.person_token(*token)?),
             Key::Context(project, digest) => drop(self.context(project, digest)?),

@@ -255,6 +255,17 @@ async fn a_join_token_says_how_many_agents_join_and_what_they_may_do() {
     );
     let refused = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).unwrap();
     assert_eq!(refused.reason(), "JOIN_TOKEN_USED");
+
+    let created = fleet.create_join_token(request(9, 24, &[])).await.unwrap().into_inner();
+    let token: JoinToken = created.join_token.parse().unwrap();
+    let revoke = v1::RevokeTokenRequest {
+        request_id: request_id(),
+        token_id: token.id.to_string(),
+    };
+    let revoked = cluster.client.access().revoke_token(revoke).await.unwrap().into_inner();
+    assert!(revoked.token.unwrap().revoked_at.is_some());
+    let refused = enrol(&cluster, &token, "", &keys[0]).await.unwrap_err();
+    assert_eq!(refused.reason(), "JOIN_TOKEN_EXPIRED");
     cluster.stop().await;
 }
 

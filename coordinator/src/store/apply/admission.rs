@@ -9,7 +9,7 @@ use kage_core::time::Timestamp;
 use super::{Command, earlier_reply, not_found, remember};
 use crate::store::admission::{
     CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, JoinTokenRow, JoinUse, PersonToken,
-    RevokeAgent, RevokePersonToken,
+    RevokeAgent, RevokeJoinToken, RevokePersonToken,
 };
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, RequestKey, Rows};
@@ -23,6 +23,7 @@ const CREATE_JOIN_TOKEN: &str = "create_join_token";
 const REVOKE_AGENT: &str = "revoke_agent";
 const CREATE_TOKEN: &str = "create_token";
 const REVOKE_TOKEN: &str = "revoke_token";
+const REVOKE_JOIN_TOKEN: &str = "revoke_join_token";
 
 impl Command for CreateJoinToken {
     /// Id and row: those of the first call when this one repeats it.
@@ -122,6 +123,34 @@ impl Command for RevokeAgent {
             ..enrolment
         })?;
         remember(rows, REVOKE_AGENT, self.request, String::new(), self.now)
+    }
+}
+
+impl Command for RevokeJoinToken {
+    /// The token, which has ended.
+    type Outcome = JoinTokenRow;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![
+            Key::request(REVOKE_JOIN_TOKEN, &self.request),
+            Key::JoinTokenRow(self.id),
+        ]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<JoinTokenRow, Failed> {
+        let repeated = earlier_reply(rows, REVOKE_JOIN_TOKEN, &self.request)?.is_some();
+        let row = rows
+            .join_token(self.id)?
+            .ok_or_else(|| not_found("join token", self.id))?;
+        let row = JoinTokenRow {
+            expires_at: row.expires_at.min(self.now),
+            ..row
+        };
+        if !repeated {
+            rows.put_join_token(self.id, &row)?;
+            remember(rows, REVOKE_JOIN_TOKEN, self.request, String::new(), self.now)?;
+        }
+        Ok(row)
     }
 }
 

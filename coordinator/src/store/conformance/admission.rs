@@ -9,8 +9,8 @@ use kage_core::time::Timestamp;
 
 use super::fixture::{agent_id, at, request};
 use crate::store::{
-    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, RevokeAgent, RevokePersonToken, Store,
-    StoreError,
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Enrolled, Enrolment, RevokeAgent, RevokeJoinToken,
+    RevokePersonToken, Store, StoreError,
 };
 
 const TEN_MINUTES: u64 = 10 * 60 * 1000;
@@ -147,6 +147,32 @@ pub(super) async fn a_join_token_lets_as_many_agents_in_as_it_is_good_for(store:
             .collect::<std::collections::BTreeSet<_>>(),
         joined
     );
+}
+
+pub(super) async fn nobody_joins_with_a_token_that_was_taken_back(store: Store) {
+    let token = CreateJoinToken {
+        uses: 9,
+        ..create(1, 0)
+    };
+    store.apply(token).await.unwrap();
+    let Enrolled::Joined(first) = store.apply(enrol(1, 1)).await.unwrap() else {
+        panic!("it joins");
+    };
+    let revoke = |n: u128, token, now| RevokeJoinToken {
+        request: request(n),
+        id: TokenId::from_random(token),
+        now: at(now),
+    };
+    assert!(matches!(
+        store.apply(revoke(10, 2, 1)).await,
+        Err(StoreError::NotFound { .. })
+    ));
+    for now in [2, 3] {
+        assert_eq!(store.apply(revoke(11, 1, now)).await.unwrap().expires_at, at(2));
+    }
+    let late = store.apply(enrol(2, 3)).await.unwrap();
+    assert_eq!(late, Enrolled::Refused(JoinRefusal::Expired));
+    assert_eq!(store.enrolments().await.unwrap(), [first]);
 }
 
 /// Agent 1 joins.

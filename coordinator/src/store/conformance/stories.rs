@@ -4,7 +4,8 @@ use kage_core::session::SessionStateKind;
 
 pub(super) use super::admission::{
     a_join_token_lets_as_many_agents_in_as_it_is_good_for, a_join_token_lets_one_agent_in_in_time,
-    a_revoked_agent_stays_out, tokens_of_people_are_kept_until_they_are_taken_back,
+    a_revoked_agent_stays_out, nobody_joins_with_a_token_that_was_taken_back,
+    tokens_of_people_are_kept_until_they_are_taken_back,
 };
 use super::fixture::{activity, appended, at, claimed, committed, create, spec, started, task_id, two_agents};
 use super::invariants::{Seen, check};

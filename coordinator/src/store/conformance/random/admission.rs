@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use super::super::fixture::{agent_id, request};
 use super::Pair;
 use crate::store::{
-    CreateJoinToken, CreatePersonToken, EnrolAgent, Request, RevokeAgent, RevokePersonToken, SetCordoned,
+    CreateJoinToken, CreatePersonToken, EnrolAgent, Request, RevokeAgent, RevokeJoinToken, RevokePersonToken,
+    SetCordoned,
 };
 
 /// One step. Numbers are small, so that steps concern the same rows.
@@ -42,6 +43,10 @@ pub(super) enum Admit {
         role: Role,
         project: Option<bool>,
     },
+    RevokeJoinToken {
+        token: u128,
+        request: u128,
+    },
     RevokePerson {
         token: u128,
         request: u128,
@@ -69,6 +74,7 @@ pub(super) fn admit() -> impl Strategy<Value = Admit> {
             .prop_map(|(token, key, request)| Admit::RevokeAgent { token, key, request }),
         2 => (1..4u128, 1..5u128, roles, project())
             .prop_map(|(token, request, role, project)| Admit::PersonToken { token, request, role, project }),
+        1 => (1..4u128, 1..4u128).prop_map(|(token, request)| Admit::RevokeJoinToken { token, request }),
         1 => (1..4u128, 1..4u128).prop_map(|(token, request)| Admit::RevokePerson { token, request }),
         1 => (1..4u128, 1..4u128, any::<bool>())
             .prop_map(|(agent, request, cordoned)| Admit::Cordon { agent, request, cordoned }),
@@ -162,6 +168,14 @@ impl Pair {
                     role,
                     name: format!("token {token}"),
                     project: bound.map(project),
+                    now,
+                };
+                self.apply(command).await;
+            }
+            Admit::RevokeJoinToken { token, request } => {
+                let command = RevokeJoinToken {
+                    request: asking(request, &token.to_string()),
+                    id: token_id(token),
                     now,
                 };
                 self.apply(command).await;
