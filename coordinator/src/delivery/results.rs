@@ -51,8 +51,9 @@ impl ResultError {
     /// How the session fails by it.
     fn failure(&self) -> Failure {
         let refused = match self {
-            Self::Git(error) => error.refused_object(),
+            Self::Git(GitError::PackRefused { .. }) => return Failure::new(FailureKind::ResultTooLarge, chain(self)),
             Self::NotOne(_) => return Failure::new(FailureKind::ResultRefused, chain(self)),
+            Self::Git(error) => error.refused_object(),
             Self::RepositoryGone | Self::NoPack(_) | Self::Blob(_) | Self::Unreadable(_) | Self::Ended => None,
         };
         match refused {

@@ -108,6 +108,7 @@ fn passed() -> AttemptOutcome {
         environment: "linux".into(),
         machine: None,
         restored: Vec::new(),
+        tests: None,
         output: String::new(),
     })
 }
