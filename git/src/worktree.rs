@@ -223,8 +223,7 @@ impl Worktree {
         })
         .await?;
         let mut list = Vec::new();
-        // Also those with other line ends alone, which are no difference to git.
-        for path in &protected {
+        for path in &differing {
             list.extend_from_slice(path.as_os_str().as_bytes());
             list.push(0);
         }
@@ -234,7 +233,15 @@ impl Worktree {
             .stdin(list)
             .run()
             .await?;
-        self.prove_paths(base, protected).await?;
+        match self.prove_paths(base, &protected).await {
+            // Other line ends may be no difference to git, which did not write such a file then.
+            Err(GitError::NotAsCommitted { path }) => {
+                self.write_again(base, &protected).await?;
+                self.prove_paths(base, &protected).await?;
+                changed.push(path);
+            }
+            proved => proved?,
+        }
         self.refill_large().await?;
         changed.extend(differing);
         let mut shown: Vec<String> = changed.iter().map(|path| path.to_string_lossy().into_owned()).collect();

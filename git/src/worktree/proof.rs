@@ -106,7 +106,7 @@ impl Worktree {
     }
 
     /// Proves that these paths have the content that they have in `base`.
-    pub(super) async fn prove_paths(&self, base: &Oid, paths: HashSet<PathBuf>) -> Result<(), GitError> {
+    pub(super) async fn prove_paths(&self, base: &Oid, paths: &HashSet<PathBuf>) -> Result<(), GitError> {
         if paths.is_empty() {
             return Ok(());
         }
@@ -114,10 +114,24 @@ impl Worktree {
         let tree = blocking("proving files", move || tree_of(&mirror, &base)).await?;
         let some = Subject {
             tree,
-            only: Some(paths),
+            only: Some(paths.clone()),
             filled: HashSet::new(),
         };
         self.prove_folder(&self.shadow, &self.path, some).await
+    }
+
+    /// Writes these paths as `base` has them, whatever git takes what is there for.
+    pub(super) async fn write_again(&self, base: &Oid, paths: &HashSet<PathBuf>) -> Result<(), GitError> {
+        let folder = folder_beside(&self.shadow).await?;
+        let index = folder.path().join("index");
+        let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &index);
+        git("read-tree").arg(base.as_str()).run().await?;
+        git("checkout-index")
+            .args(["--force", "--quiet", "-z", "--stdin"])
+            .stdin(listed(paths.iter()))
+            .run()
+            .await
+            .map(drop)
     }
 
     /// Proves the files below `folder`, which `shadow` is over.
@@ -334,6 +348,26 @@ fn check_objects(mirror: &Path, unlike: &[Unlike]) -> Result<(), GitError> {
     Ok(())
 }
 
+/// A temporary folder for an index of its own, in the git directory.
+async fn folder_beside(shadow: &Shadow) -> Result<TempDir, GitError> {
+    let git_dir = shadow.git_dir().to_owned();
+    blocking("proving files", move || {
+        let folder = tempfile::Builder::new().prefix("proof-").tempdir_in(&git_dir);
+        folder.map_err(GitError::io("make a folder in", &git_dir))
+    })
+    .await
+}
+
+/// The paths as git reads them, each with its end.
+fn listed<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<u8> {
+    let mut list = Vec::new();
+    for path in paths {
+        list.extend_from_slice(path.as_os_str().as_bytes());
+        list.push(0);
+    }
+    list
+}
+
 /// Files as git writes them for these attributes, in a folder of their own.
 struct WrittenAgain {
     files: PathBuf,
@@ -342,27 +376,17 @@ struct WrittenAgain {
 
 impl WrittenAgain {
     async fn of(shadow: &Shadow, tree: Id, unlike: &[Unlike]) -> Result<Self, GitError> {
-        let git_dir = shadow.git_dir().to_owned();
-        let folder = blocking("proving files", move || {
-            let folder = tempfile::Builder::new().prefix("proof-").tempdir_in(&git_dir);
-            folder.map_err(GitError::io("make a folder in", &git_dir))
-        })
-        .await?;
+        let folder = folder_beside(shadow).await?;
         let (index, files) = (folder.path().join("index"), folder.path().join("files"));
         let git = |operation| shadow.git(operation).env("GIT_INDEX_FILE", &index);
         git("read-tree").arg(tree.to_string()).run().await?;
-        let mut paths = Vec::new();
-        for file in unlike {
-            paths.extend_from_slice(file.path.as_os_str().as_bytes());
-            paths.push(0);
-        }
         let mut prefix = OsString::from("--prefix=");
         prefix.push(&files);
         prefix.push("/");
         git("checkout-index")
             .arg(prefix)
             .args(["--quiet", "-z", "--stdin"])
-            .stdin(paths)
+            .stdin(listed(unlike.iter().map(|file| &file.path)))
             .run()
             .await?;
         Ok(Self { files, _folder: folder })
