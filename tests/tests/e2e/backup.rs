@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kage_tests::command::Person;
+use kage_tests::command::{Person, said};
 use kage_tests::faults::link::{Link, Weather};
 use kage_tests::repo::{Repo, VERIFY};
 use kage_tests::wait::wait_for;
@@ -66,9 +66,14 @@ async fn a_call_that_was_cut_off_is_repeated_without_a_second_task() {
     assert_eq!(up.code, 0, "{up:#?}");
     let endpoint = std::fs::read_to_string(person.path("state/coordinator/endpoint")).unwrap();
     let link = Link::to(endpoint.trim()).await;
-    let config = person.path("config/kage/config.toml");
-    let token = person.path("state/coordinator/token");
-    let remote = format!("[coordinator]\nurl = {:?}\ntoken_file = {token:?}\n", link.url());
+    let remote = |arguments: &[&str]| {
+        let mut command = person.command(repo.path(), arguments);
+        command
+            .env("KAGE__COORDINATOR__URL", link.url())
+            .env("KAGE__COORDINATOR__TOKEN_FILE", person.path("state/coordinator/token"));
+        command
+    };
+    let remotely = async |arguments: &[&str]| said(remote(arguments).output().await.unwrap());
     let number = async || {
         kage(&["ls", "--format", "json"])
             .await
@@ -80,26 +85,21 @@ async fn a_call_that_was_cut_off_is_repeated_without_a_second_task() {
     // Its answer takes a while, in which it is cut off.
     let mut known = number().await;
     let cut_off = loop {
-        std::fs::write(&config, &remote).unwrap();
         link.set(Weather::Bad {
             delay: Duration::from_millis(250),
             jitter: Duration::ZERO,
             bytes_per_second: u32::MAX,
             loss: 0,
         });
-        let child = person
-            .command(repo.path(), &["run", "mend it", "--with", "fixer", "-d"])
-            .spawn()
-            .unwrap();
-        std::fs::remove_file(&config).unwrap();
+        let child = remote(&["run", "mend it", "--with", "fixer", "-d"]).spawn().unwrap();
         let child = tokio::spawn(child.wait_with_output());
         wait_for("the task is stored", async || (number().await > known).then_some(())).await;
         known += 1;
         link.set(Weather::Cut);
-        let said = kage_tests::command::said(child.await.unwrap().unwrap());
+        let ran = said(child.await.unwrap().unwrap());
         // Unless the answer was quicker.
-        if said.code != 0 {
-            break said;
+        if ran.code != 0 {
+            break ran;
         }
     };
     assert_eq!(cut_off.code, 8, "{cut_off:#?}");
@@ -111,18 +111,16 @@ async fn a_call_that_was_cut_off_is_repeated_without_a_second_task() {
     let id = id.split('`').next().unwrap();
 
     link.set(Weather::Fair);
-    std::fs::write(&config, &remote).unwrap();
     let again = ["run", "mend it", "--with", "fixer", "-d", "--request-id", id];
-    let first = kage(&again).await;
+    let first = remotely(&again).await;
     assert_eq!(first.code, 0, "{first:#?}");
-    assert_eq!(kage(&again).await.out, first.out);
+    assert_eq!(remotely(&again).await.out, first.out);
     assert_eq!(number().await, known, "no second task");
-    let other = kage(&["run", "mend another", "--with", "fixer", "-d", "--request-id", id]).await;
+    let other = remotely(&["run", "mend another", "--with", "fixer", "-d", "--request-id", id]).await;
     assert_eq!(other.code, 2, "{other:#?}");
     assert!(other.err.contains("was used for another request"), "{other:#?}");
 
     // Also by the daemon that the command finds itself, which gets the values of the shell.
-    std::fs::remove_file(&config).unwrap();
     let own = [
         "run",
         "mend it",
@@ -130,13 +128,17 @@ async fn a_call_that_was_cut_off_is_repeated_without_a_second_task() {
         "fixer",
         "-d",
         "--env",
-        "HOME",
+        "WORDS",
         "--request-id",
         "own",
     ];
-    let first = kage(&own).await;
+    let own = async || {
+        let mut command = person.command(repo.path(), &own);
+        said(command.env("WORDS", "of this shell").output().await.unwrap())
+    };
+    let first = own().await;
     assert_eq!(first.code, 0, "{first:#?}");
-    assert_eq!(kage(&own).await.out, first.out);
+    assert_eq!(own().await.out, first.out);
     assert_eq!(number().await, known + 1);
     assert_eq!(kage(&["down", "--force"]).await.code, 0);
 }
