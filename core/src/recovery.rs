@@ -358,21 +358,7 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "another machine may have free disk space, or this one may get some",
             "free disk space on the agent's machine",
         ),
-        Kind::MachineBusy if history.lost <= MAX_LOST => Decision {
-            action: Action::MoveAgent {
-                at: now + jitter.spread(FIRST_DELAY),
-            },
-            reason: "a machine without room for programs says nothing about the work".to_owned(),
-            confidence: High,
-        },
-        Kind::MachineBusy => {
-            let lost = history.lost;
-            let reason = format!(
-                "{lost} times the machine had no room or an agent was lost while it ran, so it may be the cause; look \
-                 at processes and memory of the agents' machines"
-            );
-            escalate(reason, Medium)
-        }
+        Kind::MachineBusy => again.without_room(),
         Kind::SetupFailed => again.elsewhere(
             Medium,
             "the set-up command may work on another machine",

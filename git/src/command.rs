@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use kage_core::id::Oid;
 use tokio::io::AsyncWriteExt as _;
@@ -34,8 +33,8 @@ pub use auth::{Auth, TlsAuth};
 pub(crate) use found::found;
 pub(crate) use neutral::ConfigFiles;
 use neutral::{INHERITED, NEUTRAL, OF_CONFIG, OF_PERSON, TOLERATED_FLAWS};
-use process::Done;
 pub(crate) use process::{Bounded, ProcessGroup, failure, read_bounded};
+use process::{Done, NO_ROOM, no_room};
 
 #[derive(Debug)]
 pub(crate) enum GitInput {
@@ -46,16 +45,6 @@ pub(crate) enum GitInput {
 
 const STDOUT_LIMIT: usize = 256 << 20;
 const STDERR_LIMIT: usize = 64 << 10;
-
-/// How many times a start is repeated while the system refuses another process, and the pause
-/// between.
-const NO_ROOM: (u32, Duration) = (30, Duration::from_millis(100));
-
-/// True when the system could not make another process just now.
-fn no_room(error: &io::Error) -> bool {
-    let error = rustix::io::Errno::from_io_error(error);
-    matches!(error, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::NOMEM))
-}
 
 /// One run of git. Not `Debug`: its settings may hold a token.
 pub(crate) struct GitCommand {
@@ -394,7 +383,7 @@ pub(crate) fn parse_oid(operation: &'static str, output: &[u8]) -> Result<Oid, G
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use tokio::io::AsyncReadExt as _;
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Confidence, Decision, FIRST_DELAY, History, Jitter, MAX_HOLDS, PROBE, escalate};
+use super::{Action, Confidence, Decision, FIRST_DELAY, History, Jitter, MAX_HOLDS, MAX_LOST, PROBE, escalate};
 use crate::failure::Failure;
 use crate::time::{Timestamp, in_words};
 
@@ -125,6 +125,25 @@ impl Again<'_> {
             reason,
             confidence,
         }
+    }
+
+    /// Leaves a machine that has no room for programs, as often as agents may be lost.
+    pub(super) fn without_room(self) -> Decision {
+        let lost = self.history.lost;
+        if lost <= MAX_LOST {
+            return Decision {
+                action: Action::MoveAgent {
+                    at: self.now + self.jitter.spread(FIRST_DELAY),
+                },
+                reason: "a machine without room for programs says nothing about the work".to_owned(),
+                confidence: Confidence::High,
+            };
+        }
+        let reason = format!(
+            "{lost} times the machine had no room or an agent was lost while it ran, so it may be the cause; look at \
+             processes and memory of the agents' machines"
+        );
+        escalate(reason, Confidence::Medium)
     }
 
     /// When the next attempt begins, the confidence, and the reason. `None` when no attempt is

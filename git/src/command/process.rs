@@ -2,11 +2,22 @@
 
 use std::io;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Child;
 
 use crate::error::GitError;
+
+/// How many times a start is repeated while the system refuses another process, and the pause
+/// between.
+pub(super) const NO_ROOM: (u32, Duration) = (30, Duration::from_millis(100));
+
+/// True when the system could not make another process just now.
+pub(super) fn no_room(error: &io::Error) -> bool {
+    let error = rustix::io::Errno::from_io_error(error);
+    matches!(error, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::NOMEM))
+}
 
 /// A running git and its children; dropping it before its end kills them all.
 #[derive(Debug)]

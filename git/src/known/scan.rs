@@ -27,7 +27,11 @@ use crate::error::GitError;
 use crate::large::{FilledFiles, has_content};
 use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in, holds_git_up};
 use crate::objects::{Objects, WrittenFile, is_storable, mode, open_file};
-use crate::secrets::{FoundSecrets, Secrets, bytes_of};
+use crate::secrets::Secrets;
+
+mod held;
+
+use held::Held;
 
 pub(crate) struct Scan<'a> {
     objects: &'a mut Objects,
@@ -486,46 +490,6 @@ impl<'a> Scan<'a> {
         let stat = Some(Stat::of(stat)).filter(|stat| stat.is_before(self.started));
         Ok(Some(KnownEntry { mode, id, stat }))
     }
-}
-
-impl Scan<'_> {
-    /// Whether the path itself has a secret and is not the base's.
-    fn has_secret_name(&mut self, path: &Path) -> bool {
-        let found = self.secrets.in_bytes(bytes_of(path));
-        if found.is_empty() || entry_in(self.objects.repository(), self.base, path).is_some() {
-            return false;
-        }
-        let file = self.secrets.file(bytes_of(path), &found);
-        self.not_taken.hold(path, file);
-        true
-    }
-
-    /// Whether a file with these secrets is held back. What the base has at its path is the
-    /// person's own, and may stay.
-    fn holds(&mut self, path: &Path, found: &FoundSecrets) -> Result<Held, GitError> {
-        if found.is_empty() {
-            return Ok(Held::No);
-        }
-        let before = entry_in(self.objects.repository(), self.base, path);
-        let before = before.filter(|(mode, _)| *mode != mode::SUBMODULE && *mode != mode::FOLDER);
-        let new = match before {
-            Some((_, id)) => found.without(&self.objects.search(id, self.secrets)?),
-            None => found.clone(),
-        };
-        if new.is_empty() {
-            return Ok(Held::No);
-        }
-        let file = self.secrets.file(bytes_of(path), &new);
-        self.not_taken.hold(path, file);
-        Ok(Held::Yes(before.map(|(mode, id)| KnownEntry::new(mode, id))))
-    }
-}
-
-/// Whether a file is held back because of a secret.
-enum Held {
-    No,
-    /// And what the base has at its path.
-    Yes(Option<KnownEntry>),
 }
 
 /// How a known name is now.

@@ -32,10 +32,10 @@ async fn a_file_with_a_secret_is_in_no_checkpoint_and_named_and_the_others_are()
     let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
     worktree.look_for(sought());
     let root = worktree.path().to_owned();
-    write(&root.join("own"), &format!("{kept}and more\n"));
-    write(&root.join("plain"), &format!("2 {KEY}\n"));
+    write(&root.join("own"), format!("{kept}and more\n"));
+    write(&root.join("plain"), format!("2 {KEY}\n"));
     fs::create_dir(root.join("config")).unwrap();
-    write(&root.join("config/.env"), &format!("KEY={KEY}\n"));
+    write(&root.join("config/.env"), format!("KEY={KEY}\n"));
     write(&root.join("honest"), "sk-012345678\n");
     write(&root.join(format!("{KEY}.txt")), "named\n");
     symlink(format!("/tmp/{KEY}"), root.join("link")).unwrap();
@@ -64,7 +64,7 @@ async fn a_file_with_a_secret_is_in_no_checkpoint_and_named_and_the_others_are()
     assert_eq!(with.len(), 2, "the base's own file, before and after: {with:?}");
 
     // The person's file with another secret is not the person's own any more.
-    write(&root.join("own"), &format!("{kept}other-secret\n"));
+    write(&root.join("own"), format!("{kept}other-secret\n"));
     worktree.checkpoint(&taken.commit, "c").await.unwrap();
     assert!(names(&worktree.held()).contains(&"own OTHER".to_owned()));
 
@@ -91,8 +91,8 @@ async fn a_result_that_git_makes_is_searched_as_well() {
     let worktree = Worktree::create(&mirror, sandbox.path("w"), &base).await.unwrap();
     worktree.look_for(sought());
     let root = worktree.path().to_owned();
-    write(&root.join("own.txt"), &format!("{kept}more\r\n"));
-    write(&root.join("a.txt"), &format!("x\r\n{KEY}\r\n"));
+    write(&root.join("own.txt"), format!("{kept}more\r\n"));
+    write(&root.join("a.txt"), format!("x\r\n{KEY}\r\n"));
     write(&root.join(format!("{KEY}.txt")), "named\n");
     let result = worktree.commit_result("r").await.unwrap().unwrap();
     let held = worktree.held_in(&result.commit).await.unwrap();
