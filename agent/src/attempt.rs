@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::caches::CacheSettings;
 use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
@@ -27,6 +28,7 @@ use crate::delivery::outbox::{Outbox, OutboxClosed};
 use crate::delivery::output;
 use crate::delivery::recorder::Recording;
 use crate::equipment::{Equipment, Equipments};
+use crate::ground::caches;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::Worktrees;
 use crate::ground::folders::remove_folder_now;
@@ -59,6 +61,7 @@ pub(crate) struct Resources {
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,
+    pub(crate) caches: CacheSettings,
     pub(crate) paths: Paths,
     pub(crate) outbox: Outbox,
     pub(crate) live: Live,
@@ -354,10 +357,23 @@ impl Attempt {
                 Err(error) => unsaid.push(format!("the home folder was not copied from: {error}")),
             }
         }
+        self.give_caches(places).await;
         for text in unsaid {
             self.recording.post(EventBody::Warning(text)).await?;
         }
         Ok(())
+    }
+
+    /// Copies the caches of package managers.
+    async fn give_caches(&self, places: &Places) {
+        let (to, caches) = (places.home.clone(), self.resources.caches.clone());
+        let Some(from) = self.equipment.environment.get("HOME").map(PathBuf::from) else {
+            return;
+        };
+        let giving = self.resources.blocking.run(move || caches::give(&from, &to, &caches));
+        if let Err(error) = giving.await {
+            tracing::warn!(%error, "caches are not copied");
+        }
     }
 
     /// Creates HOME, in the scratch folder, and TMPDIR, which is there only where it cannot be where

@@ -5,6 +5,7 @@ pub mod slots;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kage_core::caches::CacheSettings;
 use kage_core::deadline::Slack;
 use kage_core::task::Labels;
 use kage_proto::client::Credentials;
@@ -24,6 +25,8 @@ pub struct Config {
     /// Labels that tasks may require.
     pub labels: Labels,
     pub limits: Limits,
+    /// Caches of package managers that attempts get copies of.
+    pub caches: CacheSettings,
 }
 
 /// Bounds of an agent's disk use and of its waits.

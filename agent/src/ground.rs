@@ -3,6 +3,7 @@
 
 pub(crate) mod blobs;
 pub mod port;
+pub mod caches;
 pub(crate) mod work_folder;
 pub(crate) mod uses;
 pub(crate) mod folders;

@@ -306,6 +306,7 @@ impl Stored {
             clock: Arc::clone(&ports.clock),
             blocking: ports.blocking.clone(),
             limits: config.limits,
+            caches: config.caches.clone(),
             outbox: self.opened.outbox,
             live,
             masker: Masker::new(&Secret::values(&secrets)),

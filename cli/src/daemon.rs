@@ -137,6 +137,7 @@ async fn run_agent(
             drain: options.drain.unwrap_or(usual.drain),
             ..usual
         },
+        caches: settings.caches.caches(),
     };
     let mut ports = kage_agent::Ports::system(registry);
     ports.make_adapters = make_adapters;

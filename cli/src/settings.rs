@@ -12,6 +12,7 @@ use config::{Environment, File, FileFormat, ValueKind};
 use kage_agent::Limits;
 use kage_agent::adapters::{self, AdapterSettings, LoadError};
 use kage_coordinator::config::{UnusablePrices, prices_with};
+use kage_core::caches::CacheSettings;
 use kage_core::failure_table::FailureTable;
 use kage_core::id::ProjectId;
 use kage_core::price::PriceTable;
@@ -70,6 +71,31 @@ pub struct AgentSettings {
     pub adapters: Vec<PathBuf>,
     /// How much it may keep on its disk.
     pub disk: DiskSettings,
+    pub caches: CachesSettings,
+}
+
+/// `[agent.caches]`: caches of package managers that attempts get copies of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CachesSettings {
+    /// Folders below the home folder; unset: those of the package managers that are known.
+    pub share: Option<Vec<String>>,
+    /// How many MiB are copied where the file system cannot share the content of files.
+    pub copy_mib: Option<u64>,
+}
+
+impl CachesSettings {
+    /// What an agent with these does.
+    #[must_use]
+    pub fn caches(&self) -> CacheSettings {
+        let usual = CacheSettings::usual();
+        CacheSettings {
+            share: self.share.clone().unwrap_or(usual.share),
+            most_copied: self
+                .copy_mib
+                .map_or(usual.most_copied, |mib| mib.saturating_mul(1 << 20)),
+        }
+    }
 }
 
 /// `[agent.disk]`, in MiB.

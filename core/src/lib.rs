@@ -26,6 +26,7 @@ pub mod failure_table;
 pub mod recovery;
 pub mod checkpoint;
 pub mod left_out;
+pub mod caches;
 pub mod test_counts;
 pub mod event;
 pub mod sent_result;

@@ -159,7 +159,7 @@ mod tests {
                 of!(FailureKind),
                 "rate_limited overloaded network timeout quota_exhausted auth token_expired invalid_request context_overflow \
                  context_unavailable corrupted_state logic_error turn_limit no_change result_too_large secret_found \
-                 adapter_crash adapter_unavailable disk_full machine_busy setup_failed agent_lost budget_exceeded cancelled unknown",
+                 result_refused adapter_crash adapter_unavailable disk_full machine_busy setup_failed agent_lost budget_exceeded cancelled unknown",
             ),
             (of!(Confidence), "low medium high"),
             (

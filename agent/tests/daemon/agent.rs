@@ -251,6 +251,7 @@ impl Agent {
         let adapter: Arc<dyn Adapter> = Arc::new(Scripted { resumes });
         let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
         let config = Config {
+            caches: kage_core::caches::CacheSettings::default(),
             state_dir: state.to_owned(),
             coordinator_url: format!("http://{}", served.address),
             credentials: Credentials::bearer("token"),

@@ -1,9 +1,11 @@
 //! `kage doctor`: what this machine has and lacks for a coordinator, an agent or a person, and what
 //! to do about it.
 
+use kage_agent::ground::caches::{FoundCache, look};
 use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
 use kage_core::fleet::AdapterInfo;
+use kage_core::left_out::in_units;
 use kage_core::time::Timestamp;
 use serde::Serialize;
 
@@ -34,6 +36,8 @@ struct Diagnosis {
     free_bytes: Option<u64>,
     /// The disk usage of this machine's agent.
     agent_disk: Usage,
+    /// Caches of package managers, and how attempts of this machine's agent get them.
+    caches: Vec<FoundCache>,
     /// Damaged mirrors that were fetched again, oldest first.
     healed_mirrors: Vec<HealedMirror>,
     /// The coordinator that this machine uses.
@@ -116,6 +120,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         state_dir: invocation.state.path().display().to_string(),
         free_bytes,
         agent_disk: Usage::of(&invocation.state.agent()).await,
+        caches: caches(invocation),
         healed_mirrors: HealedMirror::all(&invocation.state.agent()),
         connection,
         coordinator_data,
@@ -123,6 +128,16 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         daemon,
         problems,
     }
+}
+
+/// The caches of this home folder. Their copies are made where the agent keeps its state.
+fn caches(invocation: &Invocation) -> Vec<FoundCache> {
+    let settings = invocation.settings.agent.caches.caches();
+    let state = invocation.state.agent();
+    let Some((home, state)) = std::env::home_dir().zip(state.ancestors().find(|folder| folder.is_dir())) else {
+        return Vec::new();
+    };
+    look(&home, state, &settings)
 }
 
 fn now() -> Timestamp {
@@ -289,6 +304,14 @@ fn words(diagnosis: &Diagnosis) -> String {
         &["the agent keeps", "size"],
         kinds.map(|(kind, bytes)| vec![kind.to_owned(), size(bytes)]),
     );
+    for cache in &diagnosis.caches {
+        text += &format!(
+            "\ncache ~/{} ({}): {}\n",
+            cache.path,
+            in_units(cache.size.bytes),
+            cache.sharing.words()
+        );
+    }
     text += &healed(&diagnosis.healed_mirrors);
     text.push('\n');
     text += &view::table(

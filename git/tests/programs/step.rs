@@ -102,19 +102,33 @@ async fn land(how: &str, repository: &Path, mirror: &str, base: &Oid, result: &O
     };
     let told = match how.strip_prefix("into:") {
         _ if how == "apply" => {
-            let plan = plan_apply(&repository, &mirror, base, result).await.map_err(told)?;
-            plan.execute().await.map_err(told)?;
+            let plan = plan_apply(&repository, &mirror, base, result)
+                .await
+                .map_err(|error| told(&error))?;
+            plan.execute().await.map_err(|error| told(&error))?;
             "Applied".to_owned()
         }
         Some(branch) => {
             let (branch, start) = (Branch::parse(branch)?, None);
             let onto = Onto { branch, start };
             let plan = plan_merge_into(&repository, &mirror, base, result, strategy, &message, &onto).await;
-            format!("{:?}", plan.map_err(told)?.execute().await.map_err(told)?)
+            format!(
+                "{:?}",
+                plan.map_err(|error| told(&error))?
+                    .execute()
+                    .await
+                    .map_err(|error| told(&error))?
+            )
         }
         None => {
             let plan = plan_merge(&repository, &mirror, base, result, strategy, &message).await;
-            format!("{:?}", plan.map_err(told)?.execute().await.map_err(told)?)
+            format!(
+                "{:?}",
+                plan.map_err(|error| told(&error))?
+                    .execute()
+                    .await
+                    .map_err(|error| told(&error))?
+            )
         }
     };
     writeln!(std::io::stdout(), "{told}")?;
@@ -122,7 +136,7 @@ async fn land(how: &str, repository: &Path, mirror: &str, base: &Oid, result: &O
 }
 
 /// The paths of a refusal, too.
-fn told(error: LandingError) -> Box<dyn Error> {
+fn told(error: &LandingError) -> Box<dyn Error> {
     format!("{error:?}").into()
 }
 

@@ -219,6 +219,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         } => {
             let token = std::fs::read_to_string(&token_file).context("the token file can be read")?;
             let config = kage_agent::Config {
+                caches: kage_core::caches::CacheSettings::default(),
                 state_dir: state,
                 coordinator_url: coordinator,
                 credentials: kage_proto::client::Credentials::bearer(&token),
