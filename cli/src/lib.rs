@@ -32,6 +32,7 @@ pub mod base;
 mod adapters;
 mod environment;
 mod again;
+mod landed_settings;
 pub mod result;
 pub mod landing;
 mod daemon;

@@ -12,6 +12,7 @@ use kage_proto::v1;
 
 use crate::connect::Access;
 use crate::exit::Refusal;
+use crate::landed_settings::{self, SettingsOf};
 use crate::output::note;
 use crate::state::StateDir;
 use crate::view;
@@ -200,6 +201,13 @@ pub async fn fetch(
             .await
             .context("cannot fetch the result from the coordinator")?;
     }
+    let of = SettingsOf {
+        task: &task.id,
+        session: &session.name,
+    };
+    landed_settings::remember(state, mirror.path(), &base, &commit, of)
+        .await
+        .context("cannot remember which settings the result changes")?;
     Ok(FetchedResult {
         mirror,
         base,

@@ -104,6 +104,12 @@ impl StateDir {
         self.0.join("results")
     }
 
+    /// Which files of settings results have changed, and to what.
+    #[must_use]
+    pub fn settings_of_results(&self) -> PathBuf {
+        self.0.join("settings-of-results")
+    }
+
     #[must_use]
     pub fn daemon_log(&self) -> PathBuf {
         self.0.join("daemon.log")

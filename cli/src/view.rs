@@ -202,7 +202,10 @@ pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
                     || "-".to_owned(),
                     |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
                 ),
-                risk(row.risk()).to_owned(),
+                match row.suspicious {
+                    true => format!("{}, suspicious", risk(row.risk())),
+                    false => risk(row.risk()).to_owned(),
+                },
                 tokens(session.usage.as_ref()),
                 money(&session.money),
                 duration_ms(session).map_or_else(|| "-".to_owned(), short_duration),

@@ -180,6 +180,15 @@ impl WorkFolder {
         }
     }
 
+    /// The path of the `kage.toml` that counts here, from the repository's top, and where it is.
+    #[must_use]
+    pub fn file(&self) -> Option<(PathBuf, PathBuf)> {
+        let file = self.project.as_ref()?;
+        let path = file.path();
+        let place = file.top.join(&path);
+        Some((path, place))
+    }
+
     /// The project's settings that count here.
     #[must_use]
     pub fn project(&self) -> Option<&ProjectSettings> {
@@ -225,13 +234,13 @@ impl ProjectFile {
         if said.is_empty() {
             said = "nothing".to_owned();
         }
-        let path: PathBuf = self
-            .folder
-            .iter()
-            .map(Folder::as_str)
-            .chain([settings::PROJECT_FILE])
-            .collect();
-        format!("{} says: {said}", view::printable(&path.to_string_lossy()))
+        format!("{} says: {said}", view::printable(&self.path().to_string_lossy()))
+    }
+
+    /// From the repository's top.
+    fn path(&self) -> PathBuf {
+        let folder = self.folder.iter().map(Folder::as_str);
+        folder.chain([settings::PROJECT_FILE]).collect()
     }
 }
 

@@ -142,6 +142,12 @@ pub struct PathChange {
 
 type Side = Option<(u32, git2::Oid)>;
 
+/// The id that git gives a file with this content.
+pub fn file_id(content: &[u8]) -> Result<Oid, GitError> {
+    let id = git2::Oid::hash_object(git2::ObjectType::Blob, content).map_err(GitError::library("hash a file"))?;
+    oid_of(id)
+}
+
 /// Every path that differs from `before` to `after` in the repository at `repository`, in byte
 /// order.
 pub fn paths(repository: &Path, before: &Oid, after: &Oid) -> Result<Vec<PathChange>, GitError> {

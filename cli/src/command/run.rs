@@ -23,6 +23,7 @@ use crate::exit::{Detail, Exit, Refusal};
 use crate::follow::{self, Followed};
 use crate::hold;
 use crate::invocation::Invocation;
+use crate::landed_settings;
 use crate::landing;
 use crate::output::note;
 use crate::result;
@@ -139,6 +140,7 @@ async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) ->
     plan.policy.results.excludes = excludes(repository).await?;
     tell(&plan.environment);
     place.tell();
+    landed_settings::tell(&invocation.state, &place);
     let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
     let access = invocation.started().await?;
     let project = access.project.clone();

@@ -102,6 +102,38 @@ async fn a_result_of_high_risk_lands_when_somebody_says_so() {
 }
 
 #[tokio::test]
+async fn checks_that_a_result_has_written_are_told_as_its_words() {
+    let (person, repo) = prepared();
+    person.adapter(
+        "sly",
+        "cat >/dev/null; printf '[run]\\nverify = \"true\"\\n' > kage.toml",
+    );
+    repo.write("kage.toml", "[run]\nverify = \"sh other.sh\"\n");
+    repo.write("other.sh", "exit 0\n");
+    repo.commit("its checks");
+    let run = person
+        .kage(repo.path(), &["run", "mend the sum", "--with", "sly", "--apply"])
+        .await;
+    assert_eq!(run.code, 1, "it does not land by itself: {run:#?}");
+    assert!(
+        run.err.contains("kage.toml, from which the next run takes its checks"),
+        "{run:#?}"
+    );
+    let whose = "kage.toml is as the session sly of task";
+    assert!(!run.err.contains(whose), "{run:#?}");
+
+    let applied = person.kage(repo.path(), &["apply", "--accept-risk"]).await;
+    assert_eq!(applied.code, 0, "{applied:#?}");
+    repo.commit("taken, by a person");
+    person.adapter("next", "cat >/dev/null; echo more > notes.txt");
+    let run = person
+        .kage(repo.path(), &["run", "mend the sum", "--with", "next"])
+        .await;
+    assert!(run.err.contains(whose), "{run:#?}");
+    assert!(run.err.contains("kage.toml says: verify `true`"), "{run:#?}");
+}
+
+#[tokio::test]
 async fn what_verify_did_not_see_does_not_land_by_itself_and_is_named_when_it_lands() {
     let (person, repo) = prepared();
     person.adapter(

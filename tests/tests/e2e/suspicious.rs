@@ -33,6 +33,7 @@ async fn code_that_ends_the_run_is_suspicious_and_loses_to_honest_work() {
     let repo = cluster.sample();
     repo.write("test.sh", TESTS);
     repo.commit("tests that count");
+    cluster.push_base(&repo);
     let spec = task("make the sum right")
         .on(&repo)
         .verified_by(VERIFY)

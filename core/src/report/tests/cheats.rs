@@ -253,9 +253,10 @@ const CHEATS: [Cheat; 74] = [
 ];
 
 /// What decides the next run, or runs where the result lands; any tool, and verify sees nothing of it.
-const LANDING: [(&str, &str); 17] = [
+const LANDING: [(&str, &str); 18] = [
     ("kage.toml", "from which the next run takes its checks"),
     ("web/kage.toml", "from which the next run takes its checks"),
+    (".worktreeinclude", "which ignored files the next run"),
     (".claude/settings.json", "coding agents run"),
     (".mcp.json", "coding agents run"),
     (".cursor/mcp.json", "coding agents run"),
