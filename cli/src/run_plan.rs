@@ -256,6 +256,7 @@ mod tests {
             "detach",
             "apply",
             "accept-risk",
+            "request-id",
         ];
         let of_every_command = ["format", "state-dir", "verbose", "help", "version"];
         let mut keys: Vec<_> = run.get_arguments().filter_map(clap::Arg::get_long).collect();

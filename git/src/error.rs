@@ -91,6 +91,12 @@ pub enum GitError {
         /// The name at the top that has most of them.
         mostly: String,
     },
+    /// A pack that is none, or was changed on its way.
+    #[error("the pack is damaged: {reason}")]
+    PackDamaged {
+        /// A clause that says where.
+        reason: &'static str,
+    },
     /// A pack is more than is taken.
     #[error("the pack is not taken: {reason}")]
     PackRefused {
@@ -266,6 +272,7 @@ impl GitError {
             | Self::Pattern { .. }
             | Self::NotTaken { .. }
             | Self::TooMuch { .. }
+            | Self::PackDamaged { .. }
             | Self::PackRefused { .. }
             | Self::UnsafePath { .. }
             | Self::NotAsCommitted { .. }
@@ -311,6 +318,7 @@ impl GitError {
             | Self::NotTaken { .. }
             | Self::UnsafePath { .. }
             | Self::TooMuch { .. }
+            | Self::PackDamaged { .. }
             | Self::PackRefused { .. }
             | Self::ReferenceName { .. } => false,
         }

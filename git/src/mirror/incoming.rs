@@ -14,7 +14,7 @@ use kage_core::task::ResultRules;
 use tempfile::TempDir;
 
 use super::growth::{self, GrowthLimits, TooGrown};
-use super::pack_scan::{PackLimits, STREAMED, scan};
+use super::pack_scan::{PackLimits, PackProblem, STREAMED, scan};
 use super::{Mirror, flush_folder};
 use crate::command::GitCommand;
 use crate::error::{GitError, blocking};
@@ -101,8 +101,11 @@ impl Incoming {
                 Ok(found)
             };
             let found = look().map_err(GitError::io("read", Path::new("a pack")))?;
-            found.map_err(|problem| GitError::PackRefused {
-                reason: problem.to_string(),
+            found.map_err(|problem| match problem {
+                PackProblem::Damaged(reason) => GitError::PackDamaged { reason },
+                too_much => GitError::PackRefused {
+                    reason: too_much.to_string(),
+                },
             })?;
             Ok::<_, GitError>(pack)
         })
