@@ -306,7 +306,7 @@ async fn a_file_of_lfs_goes_to_a_session_and_comes_back_as_a_pointer() {
     let named = refused
         .err
         .split('`')
-        .find(|part| part.contains("lfs install"))
+        .find(|part| part.contains("lfs install &&"))
         .unwrap();
     let (install, again) = named.split_once(" && kage ").unwrap();
     let path = std::env::join_paths([person.path("bin"), "/usr/bin".into(), "/bin".into()]).unwrap();
