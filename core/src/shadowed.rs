@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::folder::Folder;
 use crate::task::VerifyPolicy;
 
 /// The names that commands look up by the rules of a tool, and from where.
@@ -28,11 +27,25 @@ impl Shadows {
         let verify = (policy.verify.as_deref(), policy.verify_folder.as_ref());
         let mut found = Self::default();
         for (command, folder) in [setup, verify] {
+            let mut inside = folder.map(ToString::to_string);
             for simple in command
                 .unwrap_or_default()
                 .split(['\n', ';', '|', '&', '(', ')', '{', '}', '`'])
             {
-                found.read(simple, folder);
+                // The commands after it work there.
+                let mut words = simple.split_whitespace();
+                if let (Some("cd"), Some(to), None) = (words.next(), words.next(), words.next()) {
+                    let to = to
+                        .trim_matches(['"', '\''])
+                        .trim_start_matches("./")
+                        .trim_end_matches('/');
+                    inside = if to.starts_with(['/', '~', '-', '$']) || to.contains("..") {
+                        folder.map(ToString::to_string)
+                    } else {
+                        Some(below(inside.as_deref(), to))
+                    };
+                }
+                found.read(simple, inside.as_deref());
             }
         }
         found
@@ -63,7 +76,7 @@ impl Shadows {
     }
 
     /// Reads one simple command.
-    fn read(&mut self, command: &str, folder: Option<&Folder>) {
+    fn read(&mut self, command: &str, folder: Option<&str>) {
         let plain = |word: &'_ str| word.trim_matches(['"', '\'']).to_owned();
         let words = command.split_whitespace().map(plain);
         // Variables that are set for this command alone.
@@ -71,15 +84,11 @@ impl Shadows {
         let Some(program) = words.next() else { return };
         let program = program.rsplit('/').next().unwrap_or_default().to_owned();
         let rest: Vec<String> = words.collect();
-        let at = |name: &str| match folder {
-            Some(folder) => format!("{folder}/{}", name.trim_start_matches("./")),
-            None => name.trim_start_matches("./").to_owned(),
-        };
+        let at = |name: &str| below(folder, name);
         let arguments = || rest.iter().filter(|word| !word.starts_with('-'));
         match program.as_str() {
             "make" | "gmake" | "bmake" => {
-                let targets = arguments().filter(|word| !word.contains('=') && !word.is_empty());
-                self.targets.extend(targets.map(|word| at(word)));
+                self.make(&rest, folder);
             }
             "node" => self.scripts.extend(arguments().take(1).map(|word| at(word))),
             // The program that these run is one of the packages that are installed.
@@ -91,8 +100,39 @@ impl Shadows {
         self.programs.insert(program);
     }
 
+    /// Targets lie in the folder that make works in.
+    fn make(&mut self, rest: &[String], folder: Option<&str>) {
+        let (mut inside, mut targets) = (folder.map(ToOwned::to_owned), Vec::new());
+        let mut words = rest.iter();
+        while let Some(word) = words.next() {
+            let to = match word.as_str() {
+                "-C" | "--directory" => words.next().map(String::as_str),
+                "-f" | "-I" | "-o" | "-W" | "-l" | "--file" | "--makefile" | "--include-dir" => {
+                    words.next();
+                    None
+                }
+                // A number may follow it.
+                "-j" => {
+                    let mut after = words.clone();
+                    if after.next().is_some_and(|next| next.parse::<u32>().is_ok()) {
+                        words = after;
+                    }
+                    None
+                }
+                word => word.strip_prefix("--directory=").or_else(|| word.strip_prefix("-C")),
+            };
+            if let Some(to) = to {
+                inside = Some(below(inside.as_deref(), to.trim_end_matches('/')));
+            } else if !(word.is_empty() || word.starts_with('-') || word.contains('=')) {
+                targets.push(word);
+            }
+        }
+        self.targets
+            .extend(targets.into_iter().map(|target| below(inside.as_deref(), target)));
+    }
+
     /// Modules lie in the folder of the command, and below by the dots in their names.
-    fn python(&mut self, rest: &[String], folder: Option<&Folder>) {
+    fn python(&mut self, rest: &[String], folder: Option<&str>) {
         let mut words = rest.iter();
         if words.any(|word| word == "-m")
             && let Some(module) = words.next()
@@ -105,6 +145,15 @@ impl Shadows {
                 });
             }
         }
+    }
+}
+
+/// The path of a name in a folder.
+fn below(folder: Option<&str>, name: &str) -> String {
+    let name = name.trim_start_matches("./");
+    match folder {
+        Some(folder) => format!("{folder}/{name}"),
+        None => name.to_owned(),
     }
 }
 
@@ -136,6 +185,12 @@ mod tests {
             ("pytest -q", "bin/pytest", true),
             ("pytest -q", "tools/.bin/pytest", true),
             ("CI=1 cargo test", "bin/cargo.sh", true),
+            ("make -C web test", "web/a.c", false),
+            ("make -C web test", "web/test/a.c", true),
+            ("make -j 4 -f build.mk --directory=web test", "web/test", true),
+            ("cd web && make check", "web/check", true),
+            ("cd web && make check", "check", false),
+            ("cd web && python3 -m tools.check", "web/tools/check.py", true),
             ("npx jest", "web/bin/jest", true),
             ("/usr/bin/make", "sbin/make", true),
             ("cargo test", "src/bin/server.rs", false),
@@ -148,7 +203,7 @@ mod tests {
             ("python -m pytest", "src/calc.py", false),
             ("python main.py -m x", "main.py", false),
             ("make check", "check", true),
-            ("cd a && make -j4 check CFLAGS=-O2", "check/placeholder", true),
+            ("cd a && make -j4 check CFLAGS=-O2", "a/check/placeholder", true),
             ("make check", "checks/a", false),
             ("make", "check/a", false),
             ("node check", "check.js", true),
