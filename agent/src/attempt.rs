@@ -50,6 +50,9 @@ mod watchdog;
 mod session;
 mod verify;
 
+/// A shorter value that looks like a word is not looked for in files.
+const SHORT_WORD: usize = 12;
+
 /// Shared by all attempts of an agent.
 pub(crate) struct Resources {
     pub(crate) name: String,
@@ -203,6 +206,8 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let ordinary = variables.secrets();
     secrets.retain(|secret| !(secret.is_plain() && ordinary.contains(secret)));
     secrets.extend(resources.secrets.iter().cloned());
+    // A server of one's own takes any key, such as its name, which files have for reasons of their own.
+    secrets.retain(|secret| !(secret.is_plain() && secret.value.len() <= SHORT_WORD));
     let sought = forms::sought(&secrets);
     let attempt = Attempt {
         recording,

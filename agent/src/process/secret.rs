@@ -57,10 +57,27 @@ impl Secret {
         let mut parts = text.split(|character: char| !character.is_alphanumeric());
         parts.all(|part| {
             let letters = |part: &str, is: fn(char) -> bool| part.chars().all(is) && part.len() <= LONGEST_WORD;
-            let rest = part.strip_prefix(char::is_uppercase).unwrap_or(part);
-            letters(part, char::is_numeric) || letters(part, char::is_uppercase) || letters(rest, char::is_lowercase)
+            letters(part, char::is_numeric)
+                || letters(part, char::is_uppercase)
+                || is_camel_case(part)
+                || (text.len() > part.len() && is_version(part))
         })
     }
+}
+
+/// A word, or words that are written together.
+fn is_camel_case(part: &str) -> bool {
+    let capitals = part.chars().filter(|it| it.is_uppercase()).count();
+    part.len() <= LONGEST_WORD && part.chars().all(char::is_alphabetic) && capitals * 3 <= part.len().max(3)
+}
+
+/// The name of a version or a machine within more: `v1`, `x86`, `arm64`, `v1beta1`.
+fn is_version(part: &str) -> bool {
+    let is_short = part.len() <= 8 && part.chars().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit());
+    let numbers = part
+        .split(|it: char| !it.is_ascii_digit())
+        .filter(|number| !number.is_empty());
+    is_short && part.starts_with(|it: char| it.is_ascii_lowercase()) && numbers.count() <= 2
 }
 
 #[cfg(test)]
@@ -77,6 +94,12 @@ mod tests {
             "http://localhost:3000/api",
             "/srv/data/x1y2",
             "Mozilla",
+            "x86_64-unknown-linux-gnu",
+            "linux/arm64",
+            "v1.29.3",
+            "apps/v1beta1",
+            "myProject",
+            "MyOtherProject",
             "",
         ] {
             assert!(Secret::new("X", plain).is_plain(), "{plain}");
@@ -86,6 +109,8 @@ mod tests {
             "postgres://me:pass@host/db",
             "https://host/?token=abc",
             "hunter2",
+            "a1b2c3-d4e5f6",
+            "aBcDeFgHiJkL",
             "abcdefghijklmnopqrstuvwxyz",
             "AKIAIOSFODNN7EXAMPLE",
         ] {

@@ -13,8 +13,8 @@ use crate::objects::{Objects, Unflushed, id_of};
 use crate::secrets::{FileWithSecret, Secrets};
 
 impl Worktree {
-    /// Sets what no file of a checkpoint or a result may have, unless the base has it at the same
-    /// path: that is the person's own.
+    /// Sets what no file of a checkpoint or a result may have, unless the base has it in any of its files:
+    /// that is the person's own.
     pub fn look_for(&self, secrets: Secrets) {
         *self.secrets.lock().unwrap_or_else(PoisonError::into_inner) = secrets;
     }
@@ -81,6 +81,9 @@ fn in_commit(objects: &Objects, base: Id, commit: Id, secrets: &Secrets) -> Resu
         }
         if is_new {
             found.and(&secrets.in_bytes(path));
+        }
+        if !found.is_empty() {
+            found = found.without(&secrets.in_tree(objects, before.id()));
         }
         if !found.is_empty() {
             held.insert(path.to_vec(), secrets.file(path, &found));

@@ -12,7 +12,10 @@ use crate::secrets::{FoundSecrets, bytes_of};
 impl Scan<'_> {
     /// Whether the path itself has a secret and is not the base's.
     pub(super) fn has_secret_name(&mut self, path: &Path) -> bool {
-        let found = self.secrets.in_bytes(bytes_of(path));
+        let mut found = self.secrets.in_bytes(bytes_of(path));
+        if !found.is_empty() {
+            found = found.without(&self.secrets.in_tree(self.objects, self.base));
+        }
         if found.is_empty() || entry_in(self.objects.repository(), self.base, path).is_some() {
             return false;
         }
@@ -21,7 +24,7 @@ impl Scan<'_> {
         true
     }
 
-    /// Whether a file with these secrets is held back. What the base has at its path is the
+    /// Whether a file with these secrets is held back. What the base has, at its path or elsewhere, is the
     /// person's own, and may stay.
     pub(super) fn holds(&mut self, path: &Path, found: &FoundSecrets) -> Result<Held, GitError> {
         if found.is_empty() {
@@ -32,6 +35,10 @@ impl Scan<'_> {
         let new = match before {
             Some((_, id)) => found.without(&self.objects.search(id, self.secrets)?),
             None => found.clone(),
+        };
+        let new = match new.is_empty() {
+            true => new,
+            false => new.without(&self.secrets.in_tree(self.objects, self.base)),
         };
         if new.is_empty() {
             return Ok(Held::No);
