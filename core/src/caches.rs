@@ -22,7 +22,7 @@ pub const USUAL: &[&str] = &[
 /// The most bytes that are copied where the file system cannot share them: every attempt waits for it.
 pub const MOST_COPIED_BYTES: u64 = 64 << 20;
 
-/// The most files of one cache: each is made anew for every attempt.
+/// The most files of all caches together: each is made anew for every attempt.
 pub const MOST_FILES: u64 = 50_000;
 
 /// Names of files in which package managers keep who somebody is.
@@ -134,11 +134,11 @@ impl CacheSharing {
 }
 
 /// How attempts get a cache. `can_clone`: its file system shares content between files, also with the
-/// folders of attempts. `room`: bytes that may still be copied otherwise.
+/// folders of attempts. `room`: bytes that may still be copied otherwise. `files`: how many may still be made.
 #[must_use]
-pub const fn sharing(size: CacheSize, can_clone: bool, room: u64) -> CacheSharing {
-    if size.files > MOST_FILES {
-        CacheSharing::TooManyFiles { most: MOST_FILES }
+pub const fn sharing(size: CacheSize, can_clone: bool, (room, files): (u64, u64)) -> CacheSharing {
+    if size.files > files {
+        CacheSharing::TooManyFiles { most: files }
     } else if can_clone {
         CacheSharing::CopiedOnWrite
     } else if size.bytes <= room {
@@ -167,7 +167,7 @@ mod tests {
             ),
             (size(0, MOST_FILES), true, 5, CacheSharing::CopiedOnWrite),
         ] {
-            assert_eq!(sharing(found, can_clone, room), expected, "{found:?}");
+            assert_eq!(sharing(found, can_clone, (room, MOST_FILES)), expected, "{found:?}");
             assert_eq!(expected.is_given(), !expected.words().starts_with("not given"));
         }
     }

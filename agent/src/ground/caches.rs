@@ -13,6 +13,9 @@ use kage_core::caches::{CacheSettings, CacheSharing, CacheSize, MOST_FILES, is_c
 use kage_core::task::TaskEnvironment;
 use serde::Serialize;
 
+/// How deep in a cache the package manager's own files are.
+const OWN_FILES: usize = 2;
+
 /// A cache that is there, and how attempts get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FoundCache {
@@ -26,6 +29,7 @@ pub struct FoundCache {
 #[must_use]
 pub fn look(home: &Path, to: &Path, settings: &CacheSettings) -> Vec<FoundCache> {
     let (mut found, mut room, mut seen) = (Vec::new(), settings.most_copied, HashSet::new());
+    let mut files_left = MOST_FILES;
     for path in &settings.share {
         let path = path.trim_start_matches("~/").trim_end_matches('/');
         let Some(folder) = folder_of(home, path).filter(|_| seen.insert(path.to_owned())) else {
@@ -41,13 +45,16 @@ pub fn look(home: &Path, to: &Path, settings: &CacheSettings) -> Vec<FoundCache>
                 }
             }
             // More need not be counted.
-            Ok(size.files <= MOST_FILES)
+            Ok(size.files <= files_left)
         });
         if walked.is_err() {
             continue;
         }
         let can_clone = sample.is_some_and(|sample| can_clone(&sample, to));
-        let sharing = sharing(size, can_clone, room);
+        let sharing = sharing(size, can_clone, (room, files_left));
+        if sharing.is_given() {
+            files_left = files_left.saturating_sub(size.files);
+        }
         if sharing == CacheSharing::Copied {
             room = room.saturating_sub(size.bytes);
         }
@@ -65,9 +72,13 @@ pub(crate) fn give(home: &Path, to: &Path, settings: &CacheSettings) {
             continue;
         };
         let place = to.join(&cache.path);
+        let is_new = fs::symlink_metadata(&place).is_err();
         if let Err(error) = copy(&folder, &place, cache.sharing == CacheSharing::CopiedOnWrite) {
             tracing::warn!(cache = cache.path, %error, "a cache is not copied");
-            fs::remove_dir_all(&place).ok();
+            // What was there before is the task's.
+            if is_new {
+                fs::remove_dir_all(&place).ok();
+            }
         }
     }
 }
@@ -95,7 +106,9 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata, &Path) -> io:
             let Ok(meta) = fs::symlink_metadata(&full) else {
                 continue;
             };
-            let is_credential = entry.file_name().to_str().is_none_or(is_credential);
+            // Deeper are the files of packages, which nobody may miss.
+            let is_own = meta.is_file() && relative.components().count() <= OWN_FILES;
+            let is_credential = is_own && entry.file_name().to_str().is_none_or(is_credential);
             if is_credential || !(meta.is_dir() || meta.is_file()) {
                 continue;
             }
@@ -127,7 +140,12 @@ fn copy(from: &Path, to: &Path, clone: bool) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         let mode = meta.permissions().mode() & 0o777;
-        let mut made = File::options().write(true).create_new(true).mode(mode).open(&place)?;
+        let mut made = match File::options().write(true).create_new(true).mode(mode).open(&place) {
+            Ok(made) => made,
+            // A file that the task asked for, or another cache has it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(true),
+            Err(error) => return Err(error),
+        };
         if clone {
             share_content(&source, &made)?;
         } else {
@@ -172,6 +190,7 @@ mod tests {
             (".npm/.npmrc", "a token"),
             (".cache/pip/http/one", "0123456789"),
             (".cache/pip/pip.conf", "a password"),
+            (".cache/pip/wheels/certifi/cacert.pem", "a part of a package"),
             (".ssh/id_rsa", "a key"),
         ] {
             let file = home.join(path);
@@ -226,6 +245,11 @@ mod tests {
         ] {
             assert!(fs::symlink_metadata(to.join(absent)).is_err(), "{absent}");
         }
+        assert!(to.join(".cache/pip/wheels/certifi/cacert.pem").exists());
+        // Once more nothing changes, and nothing that was there is removed.
+        fs::write(to.join(".cache/pip/own"), "the task's").unwrap();
+        give(&home, &to, &settings(&["~/.npm/", ".npm/_cacache", ".cache/pip"], 1000));
+        assert!(to.join(".cache/pip/own").exists() && to.join(package).exists());
         // Writing into one is not writing into the other.
         let (one, other) = (home.join(".cache/pip/http/one"), to.join(".cache/pip/http/one"));
         assert_ne!(fs::metadata(&one).unwrap().ino(), fs::metadata(&other).unwrap().ino());
@@ -243,7 +267,7 @@ mod tests {
             return;
         }
         // Together they are too large.
-        let both = settings(&[".cache/pip", ".npm/_cacache"], 12);
+        let both = settings(&[".cache/pip", ".npm/_cacache"], 31);
         let sharing: Vec<_> = look(&home, &to, &both).into_iter().map(|cache| cache.sharing).collect();
         assert_eq!(sharing, [CacheSharing::Copied, CacheSharing::TooLarge { most: 2 }]);
         give(&home, &to, &both);
