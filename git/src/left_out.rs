@@ -15,6 +15,7 @@ use kage_core::task::ResultRules;
 use rustix::fs::FileType;
 
 use crate::error::GitError;
+use crate::large::FilledFiles;
 use crate::objects::is_storable;
 use crate::secrets::FileWithSecret;
 
@@ -95,17 +96,12 @@ pub(crate) fn holds_git_up(name: &OsStr, kind: FileType) -> bool {
     is_rules && matches!(kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice)
 }
 
-/// Why a file of that size is not taken. `in_base` is the entry that the base has at its path.
-pub(crate) fn by_size(
-    rules: &ResultRules,
-    repository: &Repository,
-    in_base: impl FnOnce() -> Option<(u32, Id)>,
-    size: u64,
-) -> Option<LeftOutReason> {
+/// Why a file of that size is not taken. `before` is the size of what the base has at its path.
+pub(crate) fn by_size(rules: &ResultRules, before: impl FnOnce() -> Option<u64>, size: u64) -> Option<LeftOutReason> {
     if size <= rules.max_file_bytes {
         return None;
     }
-    let before = in_base().and_then(|(_, id)| size_of(repository, id));
+    let before = before();
     (size > rules.most(before)).then_some(LeftOutReason::Large { size })
 }
 
@@ -122,13 +118,13 @@ pub(crate) fn entry_in(repository: &Repository, tree: Id, path: &Path) -> Option
 }
 
 /// Files that are about to be given to git, without those that it would fail on or must not have. They
-/// are below `root`, and differ from the base with the tree `base`.
+/// are below `root`, and differ from the base with the tree `base`. Of `large` files the base has a
+/// pointer, whose size says nothing.
 ///
 /// # Errors
 /// [`GitError::TooMuch`].
 pub(crate) fn takeable(
-    repository: &Repository,
-    base: Id,
+    (repository, base, large): (&Repository, Id, &FilledFiles),
     rules: &ResultRules,
     root: &Path,
     paths: &[Vec<u8>],
@@ -156,7 +152,11 @@ pub(crate) fn takeable(
                 let size = size?;
                 let closed = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
                 let unreadable = || fs::File::open(&full).is_err_and(closed);
-                by_size(rules, repository, in_base, size).or_else(|| unreadable().then_some(LeftOutReason::Unreadable))
+                let before = || {
+                    let content = large.get(path).map(|filled| filled.size);
+                    content.or_else(|| size_of(repository, in_base()?.1))
+                };
+                by_size(rules, before, size).or_else(|| unreadable().then_some(LeftOutReason::Unreadable))
             });
         if let Some(reason) = reason {
             not_taken.add(path, reason);

@@ -183,7 +183,7 @@ impl Worktree {
             plan.carry_out(worktree, look, options.stop_before)
         });
         let restored = restored.await?;
-        self.refill_large().await?;
+        self.refill_large(false).await?;
         Ok(restored)
     }
 

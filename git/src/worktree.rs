@@ -214,7 +214,12 @@ impl Worktree {
         let is_named = |path: &Path| path.to_str().is_some_and(|path| named.contains(path));
         let is_protected = |path: &Path| protection.patterns().matches(path) || is_named(path);
         differing.retain(|path| is_protected(path));
-        let protected: HashSet<PathBuf> = kept.iter().filter(|path| is_protected(path)).cloned().collect();
+        let mut protected: HashSet<PathBuf> = kept.iter().filter(|path| is_protected(path)).cloned().collect();
+        // The base has a pointer where these have the content that it stands for.
+        let paths: Vec<&[u8]> = protected.iter().map(|path| path.as_os_str().as_bytes()).collect();
+        let same = self.unchanged_large(&paths).await?;
+        differing.retain(|path| !same.contains_key(path));
+        protected.retain(|path| !same.contains_key(path));
         let (root, patterns) = (self.path.clone(), protection.patterns().clone());
         let (included, filled) = (included::names(&self.shadow)?, filled_submodules::filled(&self.shadow)?);
         let mut changed = blocking("restoring protected paths", move || {
@@ -242,7 +247,7 @@ impl Worktree {
             }
             proved => proved?,
         }
-        self.refill_large().await?;
+        self.refill_large(true).await?;
         changed.extend(differing);
         let mut shown: Vec<String> = changed.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         shown.sort();

@@ -103,10 +103,11 @@ impl Worktree {
         let filled = submodules::filled(&self.shadow)?;
         let is_filled = |path: &Vec<u8>| filled.contains(Path::new(OsStr::from_bytes(path)));
         changes.modified.retain(|path| !is_filled(path));
-        let large = self.unchanged_large(&changes.modified).await?;
-        changes
-            .modified
-            .retain(|path| !large.contains_key(Path::new(OsStr::from_bytes(path))));
+        let mut large = self.unchanged_large(&changes.modified).await?;
+        large.extend(self.moved_large(&changes.untracked).await?);
+        for paths in [&mut changes.modified, &mut changes.untracked] {
+            paths.retain(|path| !large.contains_key(Path::new(OsStr::from_bytes(path))));
+        }
         let mut as_pointers = Vec::new();
         for (path, (file, is_program)) in large {
             let mode = if is_program { mode::PROGRAM } else { mode::FILE };
@@ -114,7 +115,7 @@ impl Worktree {
             as_pointers.extend_from_slice(&[path.as_os_str().as_bytes(), b"\0"].concat());
         }
         if !as_pointers.is_empty() {
-            let update = git("update-index").args(["-z", "--index-info"]);
+            let update = git("update-index").args(["--add", "-z", "--index-info"]);
             update.stdin(as_pointers).run().await?;
         }
         let changes = self.without_left_out(changes, not_taken).await?;
@@ -137,9 +138,10 @@ impl Worktree {
             let base = objects
                 .tree_of(worktree.base)
                 .map_err(GitError::library("read the base"))?;
+            let large = worktree.large()?;
             let mut sort = |paths: &[Vec<u8>]| {
-                let repository = objects.repository();
-                takeable(repository, base, &worktree.rules, &worktree.root, paths, &mut not_taken)
+                let base = (objects.repository(), base, &large);
+                takeable(base, &worktree.rules, &worktree.root, paths, &mut not_taken)
             };
             let modified = sort(&changes.modified)?;
             let untracked = sort(&changes.untracked)?;

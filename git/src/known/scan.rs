@@ -25,7 +25,7 @@ use super::{KnownEntry, KnownFolder, Node, Stat};
 use crate::beneath::{Beneath, Parent};
 use crate::error::GitError;
 use crate::large::{FilledFiles, has_content};
-use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in, holds_git_up};
+use crate::left_out::{NewFiles, NotTaken, by_path, by_size, entry_in, holds_git_up, size_of};
 use crate::objects::{Objects, WrittenFile, is_storable, mode, open_file};
 use crate::secrets::Secrets;
 
@@ -167,21 +167,32 @@ impl<'a> Scan<'a> {
     }
 
     /// The pointer in whose place a file has its content, unchanged.
-    fn pointer_of(&self, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<Option<Id>, GitError> {
-        let Some(filled) = self.large.get(path) else {
-            return Ok(None);
-        };
-        // What cannot be opened is told by who takes it.
-        let Ok(file) = open_file(parent, name) else {
-            return Ok(None);
-        };
-        let unchanged = has_content(&file, filled).map_err(GitError::io("read", &self.root.join(path)))?;
-        Ok(unchanged.then_some(filled.pointer))
+    fn pointer_of(&self, parent: &OwnedFd, name: &OsStr, path: &Path, size: u64) -> Result<Option<Id>, GitError> {
+        let own = self.large.get(path);
+        // One that was moved or copied, where its content would be too large.
+        let moved = self
+            .large
+            .values()
+            .filter(|filled| own.is_none() && filled.size == size && size > self.rules.max_file_bytes);
+        for filled in own.into_iter().chain(moved) {
+            // What cannot be opened is told by who takes it.
+            let Ok(file) = open_file(parent, name) else {
+                return Ok(None);
+            };
+            if has_content(&file, filled).map_err(GitError::io("read", &self.root.join(path)))? {
+                return Ok(Some(filled.pointer));
+            }
+        }
+        Ok(None)
     }
 
     fn too_large(&self, path: &Path, size: u64) -> Option<LeftOutReason> {
         let repository = self.objects.repository();
-        by_size(self.rules, repository, || entry_in(repository, self.base, path), size)
+        let before = || {
+            let content = self.large.get(path).map(|filled| filled.size);
+            content.or_else(|| size_of(repository, entry_in(repository, self.base, path)?.1))
+        };
+        by_size(self.rules, before, size)
     }
 
     /// The folder that a path is in; `None`: it is not there, or cannot be entered.
@@ -441,7 +452,7 @@ impl<'a> Scan<'a> {
                 return Ok(before);
             }
             (mode::LINK, self.objects.write(ObjectType::Blob, target)?)
-        } else if let Some(pointer) = self.pointer_of(parent, name, path)? {
+        } else if let Some(pointer) = self.pointer_of(parent, name, path, u64::try_from(stat.st_size).unwrap_or(0))? {
             let executable = stat.st_mode & 0o100 != 0;
             (if executable { mode::PROGRAM } else { mode::FILE }, pointer)
         } else {

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use git2::{ObjectType, Oid as Id, Repository};
 use kage_core::task::ResultRules;
 
+use crate::large::{MAX_POINTER_BYTES, Pointer};
 use crate::objects::mode;
 
 /// The deepest path, in names: sessions make at most 128 ([`crate::left_out`]), and persons have
@@ -158,12 +159,23 @@ impl Count<'_> {
         // Of a submodule there is the id of a commit only.
         let is_submodule = u32::try_from(item.filemode()) == Ok(mode::SUBMODULE);
         let size = if is_submodule { 0 } else { self.size(item.id()) };
-        let had = before.map_or(0, |before| self.size(before).saturating_mul(2));
+        let had = before.map_or(0, |before| self.content_size(before).saturating_mul(2));
         Growth {
             files: u64::from(before.is_none()),
             bytes: size.saturating_sub(had),
             depth: 0,
         }
+    }
+
+    /// Of a pointer of Git LFS the size of its content.
+    fn content_size(&self, id: Id) -> u64 {
+        let size = self.size(id);
+        if size >= MAX_POINTER_BYTES as u64 {
+            return size;
+        }
+        let text = self.repository.find_blob(id).ok();
+        let pointer = text.and_then(|text| Pointer::read(text.content()));
+        pointer.map_or(size, |pointer| pointer.size)
     }
 
     /// 0 for an object that is missing, which is found when all of it is checked.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -168,7 +169,8 @@ pub(super) async fn stage(repository: &UserRepo, shadow: &Shadow, paths: Vec<Vec
             };
             let file = open_file(&folder, name).map_err(|error| failed(error.into()))?;
             let meta = file.metadata().map_err(failed)?;
-            let content = read(&file, meta.len()).unwrap_or_default();
+            let changed = || io::Error::other("it cannot be read, or changes all the time");
+            let content = read(&file, meta.len()).ok_or_else(|| failed(changed()))?;
             let stored = stored_as(&content).map(|pointer| pointer.to_text().into_bytes());
             let id = objects.blob(stored.as_deref().unwrap_or(&content));
             let id = id.map_err(GitError::library("store a pointer of Git LFS"))?;

@@ -50,8 +50,9 @@ impl Worktree {
     }
 
     /// The same after files were put back, of which git has the pointers.
-    pub(crate) async fn refill_large(&self) -> Result<(), GitError> {
-        self.write_contents(large::filled(&self.shadow)?, false).await
+    /// `anew`: the index of the worktree's own repository still has the entries of its base.
+    pub(crate) async fn refill_large(&self, anew: bool) -> Result<(), GitError> {
+        self.write_contents(large::filled(&self.shadow)?, anew).await
     }
 
     /// Those of `paths` that have the content of their pointer still, and whether each may be executed.
@@ -69,6 +70,38 @@ impl Worktree {
         let root = self.path.clone();
         blocking("reading files of Git LFS", move || {
             unchanged(&root, &files, paths.iter().map(PathBuf::as_path))
+        })
+        .await
+    }
+
+    /// Those of the new `paths` that are too large for a result and have the content of a pointer, because
+    /// its file was moved or copied, and whether each may be executed.
+    pub(crate) async fn moved_large(
+        &self,
+        paths: &[impl AsRef<[u8]>],
+    ) -> Result<HashMap<PathBuf, (Filled, bool)>, GitError> {
+        let files = large::filled(&self.shadow)?;
+        let most = self.rules.max_file_bytes;
+        if files.values().all(|filled| filled.size <= most) {
+            return Ok(HashMap::new());
+        }
+        let path = |path: &[u8]| Path::new(OsStr::from_bytes(path)).to_owned();
+        let paths: Vec<PathBuf> = paths.iter().map(|bytes| path(bytes.as_ref())).collect();
+        let root = self.path.clone();
+        blocking("reading files of Git LFS", move || {
+            let mut found = HashMap::new();
+            for path in paths {
+                let size = fs::symlink_metadata(root.join(&path)).map_or(0, |found| found.len());
+                for filled in files.values().filter(|filled| filled.size == size && size > most) {
+                    let one = FilledFiles::from([(path.clone(), *filled)]);
+                    let same = unchanged(&root, &one, std::iter::once(path.as_path()))?;
+                    if !same.is_empty() {
+                        found.extend(same);
+                        break;
+                    }
+                }
+            }
+            Ok(found)
         })
         .await
     }

@@ -1,10 +1,11 @@
 //! Files behind Git LFS: in sessions and checks, in results, and landed. git-lfs is a stand-in.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use kage_core::id::{Digest, Oid};
+use kage_core::task::ResultRules;
 use kage_git::landing::checkout::{ResultCheckout, check_out};
 use kage_git::restore::RestoreOptions;
 use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions, Warning};
@@ -184,6 +185,45 @@ async fn a_changed_file_is_its_content_in_results_and_goes_back_to_what_it_was()
     write(&small.path().join("a.bin"), "x");
     small.restore_paths(&base, &protecting(&["*.bin"])).await.unwrap();
     assert_eq!(read(small.path(), "a.bin"), content("one"));
+}
+
+#[tokio::test]
+async fn a_file_may_be_edited_and_moved_however_large_its_content_is() {
+    let sandbox = Sandbox::new();
+    let source = project(&sandbox);
+    let (mirror, base, names) = sent(&sandbox, &source).await;
+    let mut session = worktree(&sandbox, &mirror, "session", &base, &names).await;
+    let rules = ResultRules {
+        max_file_bytes: content("one").len() as u64 - 1,
+        ..ResultRules::default()
+    };
+    session.set_rules(rules).await.unwrap();
+    let top = session.path().to_owned();
+    write(&top.join("a.bin"), content("one") + "more\n");
+    fs::rename(top.join("d/b.bin"), top.join("d/moved.bin")).unwrap();
+    let checkpoint = session.checkpoint(&base, "moved").await.unwrap().commit;
+    let result = session.commit_result("moved\n").await.unwrap().unwrap().commit;
+    assert_eq!(session.left_out(), []);
+    for commit in [&checkpoint, &result] {
+        let edited = stored(&sandbox, mirror.path(), commit, "a.bin").1;
+        assert_eq!(edited, content("one") + "more\n");
+        let moved = stored(&sandbox, mirror.path(), commit, "d/moved.bin");
+        assert_eq!(moved, ("100755".to_owned(), pointer(&content("two"))));
+        let listed = sandbox.git(mirror.path(), &["ls-tree", "-r", "--name-only", commit.as_str()]);
+        assert!(!listed.contains("d/b.bin"), "{listed}");
+    }
+}
+
+#[tokio::test]
+async fn protected_files_that_nobody_changed_are_not_touched() {
+    let sandbox = Sandbox::new();
+    let source = project(&sandbox);
+    let (mirror, base, names) = sent(&sandbox, &source).await;
+    let check = worktree(&sandbox, &mirror, "check", &base, &names).await;
+    let inode = || fs::metadata(check.path().join("a.bin")).unwrap().ino();
+    let before = inode();
+    let restored = check.restore_paths(&base, &protecting(&["*.bin"])).await.unwrap();
+    assert_eq!((restored, inode()), (Vec::new(), before));
 }
 
 #[tokio::test]
