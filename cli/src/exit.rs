@@ -254,7 +254,9 @@ const fn classify_api(error: &ApiError) -> (Exit, Option<&'static str>) {
             ),
         ),
         ApiError::PermissionDenied { .. } | ApiError::JoinRefused(_) => (Exit::Denied, None),
-        ApiError::ResourceExhausted { .. } | ApiError::Unavailable { .. } => (
+        // The message says how much there may be, and when there is room again.
+        ApiError::ResourceExhausted { .. } => (Exit::Unavailable, None),
+        ApiError::Unavailable { .. } => (
             Exit::Unavailable,
             Some("stored data is safe; try again when the coordinator runs"),
         ),

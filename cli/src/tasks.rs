@@ -89,19 +89,27 @@ pub async fn create(
         wait_for_agent,
         origin,
     };
-    let response = twice(async || {
+    let call = async || {
         let response = access.client.tasks().create_task(request.clone()).await;
         response.map_err(ApiError::from)
-    });
-    let response = response.await.map_err(|error| unanswered(request_id, error))?;
+    };
+    let response = match call().await {
+        Err(error) if error.is_transient() => {
+            // A refusal of the second call says nothing of the first.
+            let is_known = !matches!(error, ApiError::Unavailable { .. });
+            call().await.map_err(|error| unanswered(request_id, error, is_known))?
+        }
+        answered => answered.map_err(|error| unanswered(request_id, error, true))?,
+    };
     response.into_inner().task.context("the coordinator sent no task")
 }
 
-/// A call that was cut off may have had its effect; one that was refused has none.
-fn unanswered(request_id: String, error: ApiError) -> anyhow::Error {
+/// A call that was cut off may have had its effect; one that was refused has none. `is_known`: no earlier
+/// call with the id was cut off.
+fn unanswered(request_id: String, error: ApiError, is_known: bool) -> anyhow::Error {
     match error {
-        source @ ApiError::Unavailable { .. } => UnknownOutcome { request_id, source }.into(),
-        refused => refused.into(),
+        refused if is_known && !matches!(refused, ApiError::Unavailable { .. }) => refused.into(),
+        source => UnknownOutcome { request_id, source }.into(),
     }
 }
 
@@ -226,7 +234,7 @@ mod tests {
             message: "the connection broke".to_owned(),
             retry: None,
         };
-        let told = format!("{:#}", unanswered("abc".to_owned(), cut_off));
+        let told = format!("{:#}", unanswered("abc".to_owned(), cut_off, true));
         assert!(
             told.contains("`--request-id abc`") && told.ends_with("the connection broke"),
             "{told}"
@@ -236,7 +244,7 @@ mod tests {
             retry: None,
         };
         assert_eq!(
-            format!("{:#}", unanswered("abc".to_owned(), refused)),
+            format!("{:#}", unanswered("abc".to_owned(), refused, true)),
             "the disk is full"
         );
     }

@@ -59,13 +59,13 @@ fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a Ag
 }
 
 fn not_allowed(job: &Waiting<'_>) -> String {
-    let (work, word) = match job.adapter {
-        Some(_) => ("run sessions", "run"),
-        None => ("verify results", "verify"),
+    let (work, word, all) = match job.adapter {
+        Some(_) => ("run sessions", "run", "run"),
+        None => ("verify results", "verify", "run,verify"),
     };
     format!(
-        "no agent may {work}; let one join with a token of `kage token create --role agent --can {word}`, or say with \
-         `kage coordinator --token-agents` what agents may do that show the coordinator's own token"
+        "no agent may {work}; say with `kage coordinator --token-agents {all}` that agents with the coordinator's own \
+         token may, or let one join with a token of `kage token create --role agent --can {word}`, which needs TLS"
     )
 }
 

@@ -45,6 +45,7 @@ async fn put_together(
     let chain = Chain::of(checkpoint, &subject.all, subject.base()?).map_err(broken)?;
     let project = &subject.view.task.spec.project;
     let incoming = mirror.incoming().map_err(|error| failed(&error))?;
+    let incoming = incoming.within(&subject.view.task.spec.policy.results);
     for pack in &chain.packs {
         let file = coordinator.blobs.file(project, pack).await;
         let file = file.map_err(|error| internal("the pack of a checkpoint cannot be read", &error))?;
