@@ -51,7 +51,7 @@ class Coordinator:
         endpoint = self._data / "endpoint"
         endpoint.unlink(missing_ok=True)
         self._process = subprocess.Popen(
-            [PROGRAM, "coordinator", "--data-dir", self._data, "--listen", self._listen, *self._tls]
+            [PROGRAM, "coordinator", "--data-dir", str(self._data), "--listen", self._listen, *self._tls]
             + ["--token-agents", "run,verify"],
             env={**os.environ, "KAGE_LOG": "warn"},
         )
