@@ -402,7 +402,12 @@ impl Delivering {
         .run()
         .await;
         if ended.is_ok() {
-            let rest = self.backlog.wait_for(|backlog| !backlog.any);
+            // Delivery learns of an event when it is on the disk.
+            let (outbox, backlog) = (&self.resources.outbox, &mut self.backlog);
+            let rest = async {
+                outbox.told().await;
+                drop(backlog.wait_for(|backlog| !backlog.any).await);
+            };
             drop(tokio::time::timeout(LAST_DELIVERY, rest).await);
         }
         while let Some(left) = self.resources.parking.oldest() {

@@ -170,6 +170,11 @@ impl Space {
         }
     }
 
+    /// Waits until nothing takes space any more.
+    async fn emptied(&self) {
+        drop(self.bytes.acquire_many(self.limit).await);
+    }
+
     /// Returns the space for this size.
     pub(crate) fn give(&self, size: u32) {
         self.bytes.add_permits(self.cost(size) as usize);
@@ -290,6 +295,11 @@ impl Outbox {
 
     pub(crate) const fn event_space(&self) -> &Space {
         &self.events
+    }
+
+    /// Waits until every event is acknowledged or given up, also those that are on their way to the disk.
+    pub(crate) async fn told(&self) {
+        self.events.emptied().await;
     }
 
     /// Allows an attempt to produce data.
