@@ -1,7 +1,7 @@
 //! Writes objects into a mirror so that they survive a power cut: byte for byte as given, without
 //! filters or changes of line endings. Callers decide which objects make a commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -276,6 +276,38 @@ impl Objects {
         }
         let object = odb.read(id).map_err(failed())?;
         Ok(secrets.in_bytes(object.data()))
+    }
+
+    /// Which of the values any file or path of a tree has: they are no secrets of a session's. Every file is
+    /// read, so this is asked when a value was found, and remembered.
+    pub(crate) fn secrets_in(&self, tree: Id, secrets: &Secrets) -> FoundSecrets {
+        if let Some(found) = secrets.known_of(tree) {
+            return found;
+        }
+        let mut found = FoundSecrets::default();
+        let mut seen = HashSet::new();
+        let mut folders = vec![(Vec::new(), tree)];
+        while let Some((path, id)) = folders.pop() {
+            // What cannot be read has nothing that is known.
+            let Ok(folder) = self.repository().find_tree(id) else {
+                continue;
+            };
+            for entry in &folder {
+                let path = [path.as_slice(), entry.name_bytes()].concat();
+                match entry.kind() {
+                    Some(ObjectType::Tree) => folders.push(([path.as_slice(), b"/"].concat(), entry.id())),
+                    Some(ObjectType::Blob) => {
+                        found.and(&secrets.in_bytes(&path));
+                        if seen.insert(entry.id()) {
+                            found.and(&self.search(entry.id(), secrets).unwrap_or_default());
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        secrets.remember(tree, &found);
+        found
     }
 
     /// Commits a tree with Kage's fixed identity. The message is data: nothing in it is stripped,

@@ -3,17 +3,15 @@
 //! those are and what encodings make of them is the caller's; what becomes of a file that has one is
 //! decided where files are taken.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use git2::{ObjectType, Oid as Id};
+use git2::Oid as Id;
 use kage_core::left_out::shown;
-
-use crate::objects::Objects;
 
 /// What is read at once.
 const PIECE: usize = 64 << 10;
@@ -122,42 +120,19 @@ impl Secrets {
         self.file(b"", &self.in_bytes(text)).secrets
     }
 
-    /// Which of the values any file or path of a tree has: they are no secrets of the session's. Every file
-    /// is read, so this is asked when a value was found, and remembered.
-    pub(crate) fn in_tree(&self, objects: &Objects, tree: Id) -> FoundSecrets {
-        let Some(patterns) = &self.0 else {
-            return FoundSecrets::default();
-        };
-        let mut known = patterns.of_base.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, found)) = &*known
-            && *of == tree
-        {
-            return found.clone();
+    /// Those of the values that a tree has, if that was found out before.
+    pub(crate) fn known_of(&self, tree: Id) -> Option<FoundSecrets> {
+        let known = self.0.as_ref()?.of_base.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, found) = known.as_ref()?;
+        (*of == tree).then(|| found.clone())
+    }
+
+    /// Remembers what a tree has, instead of another.
+    pub(crate) fn remember(&self, tree: Id, found: &FoundSecrets) {
+        if let Some(patterns) = &self.0 {
+            let mut known = patterns.of_base.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Some((tree, found.clone()));
         }
-        let mut found = FoundSecrets::default();
-        let mut seen = HashSet::new();
-        let mut folders = vec![(Vec::new(), tree)];
-        while let Some((path, id)) = folders.pop() {
-            // What cannot be read has nothing that is known.
-            let Ok(folder) = objects.repository().find_tree(id) else {
-                continue;
-            };
-            for entry in &folder {
-                let path = [path.as_slice(), entry.name_bytes()].concat();
-                match entry.kind() {
-                    Some(ObjectType::Tree) => folders.push(([path.as_slice(), b"/"].concat(), entry.id())),
-                    Some(ObjectType::Blob) => {
-                        found.and(&self.in_bytes(&path));
-                        if seen.insert(entry.id()) {
-                            found.and(&objects.search(entry.id(), self).unwrap_or_default());
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-        *known = Some((tree, found.clone()));
-        found
     }
 
     pub(crate) fn in_bytes(&self, bytes: &[u8]) -> FoundSecrets {

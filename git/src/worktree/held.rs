@@ -83,7 +83,7 @@ fn in_commit(objects: &Objects, base: Id, commit: Id, secrets: &Secrets) -> Resu
             found.and(&secrets.in_bytes(path));
         }
         if !found.is_empty() {
-            found = found.without(&secrets.in_tree(objects, before.id()));
+            found = found.without(&objects.secrets_in(before.id(), secrets));
         }
         if !found.is_empty() {
             held.insert(path.to_vec(), secrets.file(path, &found));

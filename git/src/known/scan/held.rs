@@ -14,7 +14,7 @@ impl Scan<'_> {
     pub(super) fn has_secret_name(&mut self, path: &Path) -> bool {
         let mut found = self.secrets.in_bytes(bytes_of(path));
         if !found.is_empty() {
-            found = found.without(&self.secrets.in_tree(self.objects, self.base));
+            found = found.without(&self.objects.secrets_in(self.base, self.secrets));
         }
         if found.is_empty() || entry_in(self.objects.repository(), self.base, path).is_some() {
             return false;
@@ -38,7 +38,7 @@ impl Scan<'_> {
         };
         let new = match new.is_empty() {
             true => new,
-            false => new.without(&self.secrets.in_tree(self.objects, self.base)),
+            false => new.without(&self.objects.secrets_in(self.base, self.secrets)),
         };
         if new.is_empty() {
             return Ok(Held::No);
