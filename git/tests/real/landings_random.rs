@@ -624,7 +624,8 @@ fn what_lands_is_what_git_makes_of_the_same_three_trees() {
             Ok(())
         })
         .unwrap();
-    let (refused, most) = (world.refused.get(), (cases / 50).max(2));
+    // Two in a hundred, and what chance adds in few cases.
+    let (refused, most) = (world.refused.get(), cases / 50 + 5);
     assert!(
         refused <= most,
         "{refused} of {cases} cases are refused, and git lands them"
