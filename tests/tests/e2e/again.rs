@@ -108,8 +108,9 @@ async fn after_everything_was_killed_the_next_command_goes_on_and_dead_time_is_n
     .await;
     let pid = std::fs::read_to_string(person.path("state/daemon.lock")).unwrap();
     let daemon = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-    kill_process(daemon, Signal::KILL).unwrap();
+    // The client first: it would start the daemon again.
     client.kill().await.unwrap();
+    kill_process(daemon, Signal::KILL).unwrap();
     let killed = Instant::now();
     assert!(person.path("state/coordinator/endpoint").exists(), "it left its files");
     // Another program listens at the old address, and must not be asked.
