@@ -27,6 +27,7 @@ pub mod recovery;
 pub mod checkpoint;
 pub mod left_out;
 pub mod caches;
+pub mod contain;
 pub mod test_counts;
 pub mod event;
 pub mod sent_result;
