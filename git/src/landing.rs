@@ -9,6 +9,7 @@
 mod files;
 mod index;
 
+mod submodules;
 mod tree;
 
 mod merge_tree;
@@ -47,6 +48,8 @@ pub use commits::{LandingMessage, is_in_history};
 pub use hooks::{Hook, Hooks};
 pub use into::{IntoPlan, Onto, plan_merge_into};
 pub use merge::{MergeEnd, MergePlan, plan_merge, probe_merge};
+
+pub use submodules::MovedSubmodule;
 
 use kage_core::id::Oid;
 

@@ -2,7 +2,7 @@
 //! another one.
 
 use kage_git::UserRepo;
-use kage_git::landing::{self, Merged};
+use kage_git::landing::{self, Merged, MovedSubmodule};
 
 use super::apply::pick;
 use super::merge_into;
@@ -10,10 +10,11 @@ use crate::args::{Merge, Strategy};
 use crate::exit::Exit;
 use crate::here::Here;
 use crate::invocation::Invocation;
-use crate::landing::remedy::{Asked, Way, told};
+use crate::landing::remedy::{Asked, Way, shell, told};
 use crate::landing::{Landing, hooks, message, plan_merge, tell, tell_hooks, tell_undo, to_the_end};
 use crate::output::note;
 use crate::tasks;
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
@@ -56,6 +57,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
     if let Some(run) = run {
         plan = plan.with_hooks(run);
     }
+    let submodules = plan.submodules().to_vec();
     let before = repository.head().await?;
     let merged = to_the_end(plan.execute()).await?;
     match told(&repository, &fetched, Asked::Merge(strategy), merged).await? {
@@ -77,6 +79,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
                 &more,
             )?;
             tell_hooks(&more.hooks_not_run);
+            tell_submodules(&way, &submodules);
             tell_undo(more.undo.as_deref());
         }
         Merged::LeftConflicts => {
@@ -90,6 +93,26 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
         }
     }
     Ok(Exit::Done)
+}
+
+/// Only git itself brings along what is checked out in them.
+fn tell_submodules(way: &Way<'_>, moved: &[MovedSubmodule]) {
+    for submodule in moved {
+        let path = submodule.path.to_string_lossy();
+        let shown = view::printable(&path);
+        match &submodule.commit {
+            Some(commit) => {
+                let commit = short(commit.as_str());
+                let command = way.git(&format!("submodule update --init -- {}", shell(&path)));
+                note(&format!(
+                    "submodule {shown} is recorded at {commit} now; `{command}` checks it out"
+                ));
+            }
+            None => note(&format!(
+                "submodule {shown} is no longer recorded; what is in its folder stays"
+            )),
+        }
+    }
 }
 
 /// As much of a commit's id as nothing else begins with.

@@ -15,6 +15,7 @@ use super::leftovers::leftovers;
 use super::merge_tree::{Sides, TreeMerge, merge_trees};
 use super::present::{IndexEntries, Present, present};
 use super::renames::moved;
+use super::submodules::Submodules;
 use super::tree::{Changed, Entry, check_paths, difference, makes_room, rendered, replaced, same, tree_of};
 use super::{LandedAs, LandingError, Obstacle, ObstacleKind, PlannedPath, shown};
 use crate::beneath::Beneath;
@@ -85,7 +86,7 @@ pub async fn plan_apply_of(
         move || compare(&git_dir, &from, &to, &only).map_err(GitError::library("compare two commits"))
     })
     .await?;
-    check_paths(repository, &store, &changed).await?;
+    check_paths(repository, &store, &changed, Submodules::Stay).await?;
     let index = IndexEntries::read(&store).await?;
     let mut here = present(repository, &store, &index, changed.keys().cloned().collect()).await?;
     let moved = moved(repository, &store, &index, base, &changed).await?;
@@ -108,7 +109,7 @@ pub async fn plan_apply_of(
         move || writes(&git_dir, ours, tree).map_err(GitError::library("compare two trees"))
     })
     .await?;
-    check_paths(repository, &store, &writes).await?;
+    check_paths(repository, &store, &writes, Submodules::Stay).await?;
     let more = writes
         .keys()
         .filter(|path| !here.contains_key(*path))

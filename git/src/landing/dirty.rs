@@ -99,6 +99,11 @@ impl Found<'_> {
         if is_what_it_becomes {
             return None;
         }
+        if before.is_some_and(Entry::is_submodule) {
+            // Nothing is written into its folder, whatever is checked out there.
+            let is_folder = matches!(self.here.seen, Seen::Folder | Seen::Absent);
+            return (!is_folder).then_some(("it has uncommitted changes", ObstacleKind::Edited));
+        }
         match &self.here.seen {
             Seen::Folder if before.is_none() && makes_room(changed, self.path) => None,
             Seen::Folder if before.is_none() => Some(("a folder is there", at())),

@@ -11,6 +11,7 @@ use super::merge::MergeEnd;
 use super::merge_tree::Landed;
 use super::person::Person;
 use super::send::send_objects;
+use super::submodules::Submodules;
 use super::three_way::compute;
 use super::tree::check_names;
 use super::{LandedAs, LandingError, Merged, PlannedPath, Strategy};
@@ -151,7 +152,7 @@ pub async fn plan_merge_into(
     let Some((outcome, tree)) = outcome.and_then(|outcome| outcome.tree.map(|tree| (outcome, tree))) else {
         return Ok(plan);
     };
-    let obstacles = check_names(&outcome.changed)?;
+    let obstacles = check_names(&outcome.changed, Submodules::Move)?;
     if !obstacles.is_empty() {
         return Err(LandingError::Unsupported { paths: obstacles });
     }

@@ -21,6 +21,7 @@ use super::merge_tree::Landed;
 use super::person::Person;
 use super::present::{IndexEntries, Present, present};
 use super::send::send_objects;
+use super::submodules::{self, MovedSubmodule, Submodules};
 use super::three_way::{Outcome, compute};
 use super::tree::{Change, Entry, check_paths, rendered, same};
 use super::{LandedAs, LandingError, Merged, PlannedPath, Strategy};
@@ -51,6 +52,7 @@ pub struct MergePlan {
     end: MergeEnd,
     hooks: Option<Hooks>,
     large: LargeFiles,
+    submodules: Vec<MovedSubmodule>,
 }
 
 /// How a plan ends, if nothing changes until then.
@@ -69,6 +71,12 @@ impl MergePlan {
     #[must_use]
     pub fn paths(&self) -> &[PlannedPath] {
         &self.paths
+    }
+
+    /// The submodules that get another commit. What is checked out in their folders stays.
+    #[must_use]
+    pub fn submodules(&self) -> &[MovedSubmodule] {
+        &self.submodules
     }
 
     /// How it will end, if nothing changes until then.
@@ -136,9 +144,11 @@ impl MergePlan {
         let is_late = |step: &Step| parts.iter().any(|part| step.path.starts_with(part));
         let (late, steps): (Vec<Step>, Vec<Step>) = std::mem::take(&mut self.steps).into_iter().partition(is_late);
         let root = self.repository.root().to_owned();
+        let submodules = std::mem::take(&mut self.submodules);
         let (beneath, undo) = blocking("writing files", move || {
             let beneath = Beneath::open(&root).map_err(GitError::io("open", &root))?;
             let undo = beneath.carry_out(&steps)?;
+            submodules::place(&beneath, &submodules);
             Ok::<_, LandingError>((beneath, undo))
         })
         .await?;
@@ -304,11 +314,12 @@ async fn plan_on(
         end: MergeEnd::AlreadyThere,
         hooks: None,
         large,
+        submodules: Vec::new(),
     };
     let Some(outcome) = outcome else {
         return Ok(plan);
     };
-    check_paths(repository, &plan.store, &outcome.changed).await?;
+    check_paths(repository, &plan.store, &outcome.changed, Submodules::Move).await?;
     let indexed = IndexEntries::read(&plan.store).await?;
     let paths = outcome.changed.keys().cloned().collect();
     let present = present(repository, &plan.store, &indexed, paths).await?;
@@ -346,6 +357,7 @@ impl MergePlan {
         self.paths.sort_by(|one, other| one.path.cmp(&other.path));
         let (repository, store) = (&self.repository, &self.store);
         self.prepared = Prepared::new(repository, store, landed, message, &self.paths).await?;
+        self.submodules = submodules::moved(&outcome.changed);
         self.end = outcome.tree.map_or(MergeEnd::LeaveConflicts, MergeEnd::Commit);
         self.write_files(&outcome, present).await?;
         for (path, change) in &outcome.changed {
@@ -375,6 +387,7 @@ impl MergePlan {
         let writes = outcome.changed.iter().filter(|(path, change)| {
             let here = present.get(*path).and_then(|here| here.entry);
             change.before != change.after
+                && !change.is_of_submodule()
                 && !same(here, change.after, trusts_mode)
                 && !stays_off_disk(outcome, present, path)
         });
@@ -423,7 +436,7 @@ impl MergePlan {
     fn stage(&mut self, path: &Path, stage: u8, entry: Option<Entry>) {
         let line = match entry {
             Some(entry) => {
-                if self.end == MergeEnd::LeaveConflicts {
+                if self.end == MergeEnd::LeaveConflicts && !entry.is_submodule() {
                     self.needed.push(entry.id.to_string());
                 }
                 format!("{:06o} {} {stage}\t", entry.mode, entry.id)

@@ -63,8 +63,12 @@ pub(super) async fn moved(
         .run()
         .await?;
     let mut new: BTreeSet<PathBuf> = split(&untracked).map(path_of).chain(index.paths().cloned()).collect();
+    // What is where the result has a folder is in the way, wherever it comes from.
+    for folder in changed.keys().flat_map(|path| path.ancestors().skip(1)) {
+        new.remove(folder);
+    }
     let new = blocking("looking for new files", move || {
-        let is_small = |meta: fs::Metadata| meta.is_file() && meta.len() <= MAX_UNTRACKED_BYTES;
+        let is_small = |meta: fs::Metadata| meta.is_symlink() || meta.is_file() && meta.len() <= MAX_UNTRACKED_BYTES;
         new.retain(|path| !known.contains(path) && fs::symlink_metadata(root.join(path)).is_ok_and(is_small));
         Ok::<_, GitError>(new)
     })

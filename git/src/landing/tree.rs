@@ -12,6 +12,7 @@ use git2::{DiffOptions, FileMode, Index, IndexEntry, IndexTime, Repository};
 use kage_core::id::Oid;
 
 use super::files::{Target, read_own};
+use super::submodules::Submodules;
 use super::{LandingError, Obstacle, ObstacleKind, shown};
 use crate::error::{GitError, blocking};
 use crate::large::FILTER;
@@ -28,6 +29,10 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn is_file(self) -> bool {
         self.mode == u32::from(FileMode::Blob) || self.is_executable()
+    }
+
+    pub(super) fn is_submodule(self) -> bool {
+        self.mode == u32::from(FileMode::Commit)
     }
 
     pub(super) fn is_executable(self) -> bool {
@@ -49,6 +54,17 @@ impl Entry {
 pub(super) struct Change {
     pub(super) before: Option<Entry>,
     pub(super) after: Option<Entry>,
+}
+
+impl Change {
+    pub(super) fn sides(&self) -> impl Iterator<Item = Entry> {
+        [self.before, self.after].into_iter().flatten()
+    }
+
+    /// True if there was a submodule, or there is going to be one.
+    pub(super) fn is_of_submodule(&self) -> bool {
+        self.sides().any(Entry::is_submodule)
+    }
 }
 
 /// Changes in the order of their paths.
@@ -132,8 +148,8 @@ pub(super) fn replaced<'a>(
     index.write_tree_to(repository)
 }
 
-/// Refuses paths that must not be written; the obstacles are submodules.
-pub(super) fn check_names(changed: &Changed) -> Result<Vec<Obstacle>, LandingError> {
+/// Refuses paths that must not be written; the obstacles are submodules that cannot land so.
+pub(super) fn check_names(changed: &Changed, submodules: Submodules) -> Result<Vec<Obstacle>, LandingError> {
     let mut obstacles = Vec::new();
     for (path, change) in changed {
         let odd = |part: &OsStr| {
@@ -143,12 +159,7 @@ pub(super) fn check_names(changed: &Changed) -> Result<Vec<Obstacle>, LandingErr
         if path.iter().any(odd) || path.is_absolute() {
             return Err(GitError::UnsafePath { path: shown(path) }.into());
         }
-        let link = u32::from(FileMode::Commit);
-        if [change.before, change.after]
-            .into_iter()
-            .flatten()
-            .any(|entry| entry.mode == link)
-        {
+        if !submodules.land(changed, path, change) {
             obstacles.push(Obstacle {
                 path: shown(path),
                 reason: "it is a submodule",
@@ -164,8 +175,9 @@ pub(super) async fn check_paths(
     repository: &UserRepo,
     store: &UserShadow,
     changed: &Changed,
+    submodules: Submodules,
 ) -> Result<(), LandingError> {
-    let mut obstacles = check_names(changed)?;
+    let mut obstacles = check_names(changed, submodules)?;
     let paths: Vec<Vec<u8>> = changed
         .keys()
         .map(|path| path.as_os_str().as_bytes().to_owned())

@@ -15,6 +15,7 @@ use crate::sandbox::{Sandbox, fingerprint, message, url, write};
 mod folders;
 mod person;
 mod sparse;
+mod submodules;
 
 const LINES: &str = "1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n";
 
@@ -630,38 +631,4 @@ async fn kinds_of_entries_land_as_they_are_or_are_named() {
     assert_eq!(listed, "100644 folder\n120000 link\n100755 other\n100644 text");
     assert_eq!(story.git(&["status", "--porcelain"]), "A  elsewhere\n M text\n?? notes");
     story.keeps_out("kinds", &[HALF_DONE, PRIVATE]);
-
-    let story = Story::new(
-        |sandbox, top| {
-            let other = sandbox.repository("part", &[("p", "p\n")]);
-            let from = url(&other);
-            sandbox.git(
-                top,
-                &[
-                    "-c",
-                    "protocol.file.allow=always",
-                    "submodule",
-                    "add",
-                    "-q",
-                    &from,
-                    "sub",
-                ],
-            );
-            sandbox.commit(top, "with a submodule");
-        },
-        |top| {
-            fs::remove_dir_all(top.join("sub")).ok();
-            write(&top.join("sub"), "a file now\n");
-        },
-    )
-    .await;
-    for refused in [
-        story.merge(Strategy::Theirs).await.map(drop),
-        story.apply().await.map(drop),
-    ] {
-        let Err(LandingError::Unsupported { paths }) = refused else {
-            panic!("{refused:?}");
-        };
-        assert_eq!((paths[0].path.as_str(), paths[0].reason), ("sub", "it is a submodule"));
-    }
 }
