@@ -69,6 +69,15 @@ pub(super) async fn refuse_dirty(
     })
 }
 
+/// True if the person staged the final content of a path themselves. What they did to the file since then
+/// stays, as in git's own merge.
+pub(super) fn is_staged_already(indexed: Option<Indexed>, change: &Change) -> bool {
+    match indexed {
+        Some(Indexed::Entry(staged)) => change.after == Some(staged) && change.before != Some(staged),
+        Some(Indexed::Unmerged) | None => false,
+    }
+}
+
 /// A path that a merge touches, as it is now.
 struct Found<'a> {
     path: &'a Path,
@@ -93,8 +102,9 @@ impl Found<'_> {
         let is_what_it_becomes = self.conflict.is_none() && !self.is_blocked() && here(after);
         let at = || ObstacleKind::Untracked { at: shown(self.path) };
         if staged != before {
-            let same_as_after = is_what_it_becomes && staged == after;
-            return (!same_as_after).then_some(("it has staged changes", ObstacleKind::Edited));
+            let same_as_after = staged == after && (is_what_it_becomes || is_staged_already(self.indexed, self.change));
+            return (!same_as_after || self.conflict.is_some())
+                .then_some(("it has staged changes", ObstacleKind::Edited));
         }
         if is_what_it_becomes {
             return None;

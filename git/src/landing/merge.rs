@@ -11,7 +11,7 @@ use kage_core::id::Oid;
 
 use super::commits::{LandingMessage, Prepared, is_in_history};
 use super::committing::{Proposal, refresh};
-use super::dirty::refuse_dirty;
+use super::dirty::{is_staged_already, refuse_dirty};
 use super::files::{Seen, Step, Target};
 use super::finish::Finish;
 use super::hooks::Hooks;
@@ -324,7 +324,7 @@ async fn plan_on(
     let paths = outcome.changed.keys().cloned().collect();
     let present = present(repository, &plan.store, &indexed, paths).await?;
     refuse_dirty(repository, &plan.store, &plan.head, &outcome, &indexed, &present).await?;
-    plan.prepare(&landed, outcome, &present, message).await?;
+    plan.prepare(&landed, outcome, (&indexed, &present), message).await?;
     Ok(plan)
 }
 
@@ -334,7 +334,7 @@ impl MergePlan {
         &mut self,
         landed: &Landed,
         outcome: Outcome,
-        present: &HashMap<PathBuf, Present>,
+        (indexed, present): (&IndexEntries, &HashMap<PathBuf, Present>),
         message: &LandingMessage,
     ) -> Result<(), GitError> {
         let landed_as = |path: &PathBuf, change: &Change| match outcome.conflicts.get(path) {
@@ -359,7 +359,7 @@ impl MergePlan {
         self.prepared = Prepared::new(repository, store, landed, message, &self.paths).await?;
         self.submodules = submodules::moved(&outcome.changed);
         self.end = outcome.tree.map_or(MergeEnd::LeaveConflicts, MergeEnd::Commit);
-        self.write_files(&outcome, present).await?;
+        self.write_files(&outcome, indexed, present).await?;
         for (path, change) in &outcome.changed {
             if change.after.is_some() && stays_off_disk(&outcome, present, path) {
                 self.not_on_disk.extend_from_slice(path.as_os_str().as_bytes());
@@ -382,12 +382,18 @@ impl MergePlan {
     }
 
     /// Writes the files that do not have their final content yet.
-    async fn write_files(&mut self, outcome: &Outcome, present: &HashMap<PathBuf, Present>) -> Result<(), GitError> {
+    async fn write_files(
+        &mut self,
+        outcome: &Outcome,
+        indexed: &IndexEntries,
+        present: &HashMap<PathBuf, Present>,
+    ) -> Result<(), GitError> {
         let trusts_mode = self.repository.trusts_mode();
         let writes = outcome.changed.iter().filter(|(path, change)| {
             let here = present.get(*path).and_then(|here| here.entry);
             change.before != change.after
                 && !change.is_of_submodule()
+                && !is_staged_already(indexed.get(path), change)
                 && !same(here, change.after, trusts_mode)
                 && !stays_off_disk(outcome, present, path)
         });

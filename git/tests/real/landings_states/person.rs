@@ -141,3 +141,26 @@ async fn author_and_committer_are_those_of_the_persons_settings() {
 fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap()
 }
+
+/// As git's own merge has it: it looks at the index, and the index has the result's content already.
+#[tokio::test]
+async fn what_was_staged_as_the_result_has_it_lands_and_the_file_keeps_what_was_done_since() {
+    let lines = super::LINES;
+    let story = Story::new(|_, _| {}, |top| write(&top.join("text"), "the result\n")).await;
+    write(&story.source.join("text"), "the result\n");
+    story.git(&["add", "text"]);
+    write(&story.source.join("text"), "more than the result\n");
+    let merged = story.merge(Strategy::Auto).await;
+    assert!(matches!(merged, Ok(Merged::Committed(_))), "{merged:?}");
+    assert_eq!(story.git(&["show", "HEAD:text"]), "the result");
+    assert_eq!(story.read("text"), "more than the result\n");
+    assert_eq!(story.git(&["status", "--porcelain"]), " M text");
+    // Something else staged is in the way.
+    let story = Story::new(|_, _| {}, |top| write(&top.join("text"), "the result\n")).await;
+    write(&story.source.join("text"), format!("{lines}mine\n"));
+    story.git(&["add", "text"]);
+    assert!(matches!(
+        story.merge(Strategy::Auto).await,
+        Err(LandingError::Dirty { .. })
+    ));
+}
