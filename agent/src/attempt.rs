@@ -49,6 +49,7 @@ mod session_files;
 mod watchdog;
 mod session;
 mod verify;
+mod without_change;
 
 /// A shorter value that looks like a word is not looked for in files.
 const SHORT_WORD: usize = 12;

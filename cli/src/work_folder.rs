@@ -100,6 +100,7 @@ impl WorkFolder {
             verify_folder,
             protect: self.patterns(flags, user, |run| &run.protect)?,
             leave_named: all.no_protect.unwrap_or(usual.leave_named),
+            check_verify: all.check_verify.unwrap_or(usual.check_verify),
             timeout: all.verify_timeout.unwrap_or(usual.timeout),
         })
     }

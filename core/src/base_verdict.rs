@@ -37,6 +37,8 @@ impl BaseKey {
             verify_folder,
             protect,
             leave_named,
+            // It says nothing about the base.
+            check_verify: _,
             timeout,
         } = policy;
         let mut bytes = Vec::new();

@@ -138,6 +138,20 @@ impl VerdictKind {
     }
 }
 
+words! {
+    /// What verify said without the change that it had passed.
+    pub enum WithoutChange: "an outcome of verify without the change" {
+        /// It failed, so it depends on the change.
+        Failed = "failed",
+        /// It passed: it says nothing about the change.
+        Passed = "passed",
+        /// The result changes nothing but tests and protected files.
+        NothingElse = "nothing_else" ("there was nothing to take out"),
+        /// It could not be run so.
+        NotRun = "not_run" ("could not be run"),
+    }
+}
+
 /// The decision of verify, its place and its duration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -164,6 +178,10 @@ pub struct Verdict {
     /// What verify's output tells of its tests. `None`: verify did not run, or its agent does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tests: Option<TestTally>,
+    /// What verify said when the result's change was taken out, its tests apart. `None`: nobody asked, or
+    /// it had not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_change: Option<WithoutChange>,
     /// Beginning and end of the deciding command's output, if it failed; empty once it is decided
     /// that the session does not go on from there. The logs have all of it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -199,6 +217,7 @@ impl Verdict {
             machine: None,
             restored: Vec::new(),
             tests: None,
+            without_change: None,
             output: String::new(),
         }
     }

@@ -57,6 +57,12 @@ impl Assessment {
     }
 }
 
+/// True for tests, and for what decides how they run: a change is checked by them.
+#[must_use]
+pub fn is_of_tests(path: &str) -> bool {
+    rules::kind(path).is_some_and(|kind| kind.tests)
+}
+
 /// Judges a result. `restored` are the paths that verify took from the base before it ran.
 ///
 /// Tests, build scripts and the files that the setup or verify command names make it

@@ -3,7 +3,7 @@
 //! what it likes would make the honest ones look odd. Programs that a result changed may print any
 //! number, so more tests than on the base prove nothing.
 
-use crate::event::{Verdict, VerdictKind};
+use crate::event::{Verdict, VerdictKind, WithoutChange};
 use crate::test_counts::{SuiteTally, TestTally};
 
 /// What is odd about a result that passed verify.
@@ -22,12 +22,16 @@ pub fn suspicions(result: Option<&Verdict>, base: Option<&Verdict>) -> Suspicion
     let mut found = Suspicions::default();
     let passed = result.filter(|verdict| verdict.kind == VerdictKind::Passed);
     let ran = base.filter(|verdict| verdict.kind != VerdictKind::Errored);
+    if let Some(passed) = passed {
+        without_change(&mut found, passed);
+    }
     let (Some(passed), Some(ran)) = (passed, ran) else {
         return found;
     };
     let (Some(here), Some(there)) = (&passed.tests, &ran.tests) else {
         return found;
     };
+    let mut fewer = false;
     for suite in &there.suites {
         let before = suite.ran();
         let now = here
@@ -50,12 +54,27 @@ pub fn suspicions(result: Option<&Verdict>, base: Option<&Verdict>) -> Suspicion
             found.weak.push(format!("{told}, on another machine"));
         } else {
             found.strong.push(told);
+            fewer = true;
         }
     }
-    if here.lines == 0 && found.strong.is_empty() {
+    if here.lines == 0 && !fewer {
         silent(&mut found, there, ran.kind);
     }
     found
+}
+
+/// What verify says without the change, if somebody asked.
+fn without_change(found: &mut Suspicions, passed: &Verdict) {
+    match passed.without_change {
+        Some(WithoutChange::Passed) => found.strong.push(
+            "passes verify without its change as well (its tests apart), so verify says nothing about the change"
+                .to_owned(),
+        ),
+        Some(WithoutChange::NotRun) => found
+            .weak
+            .push("could not be checked without its change: see the logs of verify".to_owned()),
+        Some(WithoutChange::Failed | WithoutChange::NothingElse) | None => {}
+    }
 }
 
 /// The number of lines from which a failed run on the base is no mere message of what failed.
@@ -143,6 +162,32 @@ mod tests {
         for (result, base, expected) in cases.into_iter().chain(others) {
             let found = suspicions(Some(&result), Some(base));
             assert_eq!((found.strong.len(), found.weak.len()), expected, "{result:?} {base:?}");
+        }
+    }
+
+    #[test]
+    fn a_verify_that_passes_without_the_change_says_nothing_about_it() {
+        for (said, strong, weak) in [
+            (None, 0, 0),
+            (Some(WithoutChange::Failed), 0, 0),
+            (Some(WithoutChange::NothingElse), 0, 0),
+            (Some(WithoutChange::Passed), 1, 0),
+            (Some(WithoutChange::NotRun), 0, 1),
+        ] {
+            let passed = Verdict {
+                without_change: said,
+                ..verdict(VerdictKind::Passed, 3, &[("pytest", 42, 0)])
+            };
+            // Whatever is known of the base.
+            for base in [None, Some(&verdict(VerdictKind::Failed, 3, &[("pytest", 42, 0)]))] {
+                let found = suspicions(Some(&passed), base);
+                assert_eq!((found.strong.len(), found.weak.len()), (strong, weak), "{said:?}");
+            }
+            let failed = Verdict {
+                kind: VerdictKind::Failed,
+                ..passed
+            };
+            assert_eq!(suspicions(Some(&failed), None), Suspicions::default());
         }
     }
 

@@ -86,6 +86,10 @@ pub struct VerifyPolicy {
     /// versions of them are restored as well (see `protect`).
     #[serde(default)]
     pub leave_named: bool,
+    /// A result that passes is checked once more without its change, its tests apart: verify has to fail
+    /// then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub check_verify: bool,
     /// For setup and verify together.
     pub timeout: Duration,
 }
@@ -99,6 +103,7 @@ impl Default for VerifyPolicy {
             verify_folder: None,
             protect: Vec::new(),
             leave_named: false,
+            check_verify: false,
             timeout: Duration::from_secs(30 * 60),
         }
     }

@@ -53,6 +53,7 @@ mod proof;
 mod reuse;
 mod rules;
 mod submodules;
+mod without;
 
 pub use reuse::SetAside;
 

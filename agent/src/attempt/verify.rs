@@ -20,6 +20,7 @@ use kage_core::test_counts::TestTally;
 use kage_proto::convert::agent::VerifyWork;
 
 use super::shell::{Ran, Shell};
+use super::without_change::without_change;
 use super::{Attempt, AttemptEnded};
 use crate::ground::port::Workspace;
 use crate::ground::work_folder::NoFolder;
@@ -104,6 +105,12 @@ pub(super) async fn run(
     let machine = yardstick.machine(&environment).await;
     let mut shell = Shell::new(attempt, path, environment, work.policy.timeout);
     let verdict = decide(attempt, work, &mut yardstick, &mut shell).await;
+    let without_change = match &verdict {
+        Ok(decided) if decided.kind == VerdictKind::Passed => {
+            without_change(attempt, work, (&*workspace, base), &mut shell).await?
+        }
+        Ok(_) | Err(_) => None,
+    };
     shell.finish().await?;
     if shell.alone {
         *place = Some(Arc::clone(&workspace));
@@ -131,6 +138,7 @@ pub(super) async fn run(
         machine,
         restored: yardstick.restored.into_iter().take(MAX_RESTORED).collect(),
         tests,
+        without_change,
         output,
     }))
 }

@@ -155,6 +155,10 @@ pub trait Workspace: fmt::Debug + Send + Sync {
         protection: &'a Protection,
     ) -> Grounded<'a, Vec<String>>;
 
+    /// Takes out what a result changes, but for tests and what protection took from the base already; the
+    /// paths that got another content.
+    fn take_out<'a>(&'a self, warnings: &'a Warnings, base: &'a Oid, result: &'a Oid) -> Grounded<'a, Vec<String>>;
+
     /// Gives all files the content that they have in a checkpoint. `complete`: ignored files that
     /// are newer are moved aside.
     fn go_back<'a>(&'a self, resume: &'a Resume, complete: bool) -> Grounded<'a, WentBack>;

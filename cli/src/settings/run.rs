@@ -71,6 +71,19 @@ pub struct RunOptions {
     )]
     #[serde(deserialize_with = "switch")]
     pub fresh_baseline: Option<bool>,
+    /// Check a result that passed once more without its change (its tests apart): verify has to fail
+    /// then, or the result is not believed.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_short_help = true,
+        help_heading = CHECKS
+    )]
+    #[serde(deserialize_with = "switch")]
+    pub check_verify: Option<bool>,
     /// How many times a session may continue after its result failed verify, with the output of verify
     /// as its next message [default: 1 if its adapter can resume a conversation, else 0].
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20), help_heading = CHECKS)]
@@ -216,6 +229,7 @@ impl RunOptions {
             protect: either(self.protect, other.protect),
             no_protect: self.no_protect.or(other.no_protect),
             fresh_baseline: self.fresh_baseline.or(other.fresh_baseline),
+            check_verify: self.check_verify.or(other.check_verify),
             rework: self.rework.or(other.rework),
             committed: self.committed.or(other.committed),
             include: either(self.include, other.include),

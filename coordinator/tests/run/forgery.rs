@@ -109,6 +109,7 @@ fn passed() -> AttemptOutcome {
         machine: None,
         restored: Vec::new(),
         tests: None,
+        without_change: None,
         output: String::new(),
     })
 }

@@ -336,6 +336,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         machine: None,
         restored: Vec::new(),
         tests: None,
+        without_change: None,
         output: String::new(),
     };
     agent.finish(&verify.key, 1, AttemptOutcome::Verdict(verdict)).await;

@@ -25,6 +25,8 @@ pub(super) struct Kind {
     pub(super) weighs: Weighs,
     /// It is low when the prompt names the file: a project may well have such a file of its own.
     pub(super) unless_asked: bool,
+    /// They are what a change is checked by.
+    pub(super) tests: bool,
     globs: GlobSet,
 }
 
@@ -56,6 +58,7 @@ impl From<GroupFile> for Kind {
             says: group.says,
             weighs: group.weighs,
             unless_asked: group.unless_asked,
+            tests: group.tests,
         }
     }
 }
@@ -83,6 +86,8 @@ struct GroupFile {
     any_case: bool,
     #[serde(default)]
     unless_asked: bool,
+    #[serde(default)]
+    tests: bool,
     #[serde(default)]
     folders: Vec<String>,
     #[serde(default)]

@@ -40,4 +40,5 @@ mod snapshots;
 mod submodules;
 mod unfinished;
 mod upkeep;
+mod without;
 mod worktrees;

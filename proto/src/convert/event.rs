@@ -389,6 +389,7 @@ mod tests {
                 machine: None,
                 restored: Vec::new(),
                 tests: None,
+                without_change: None,
                 output: String::new(),
             })),
         ]);

@@ -1,6 +1,6 @@
 //! A session's result, and the verdict of verify on it.
 
-use kage_core::event::{LargeFile, MAX_ODD_FILES, MAX_RESTORED, ResultCommit, Verdict, VerdictKind};
+use kage_core::event::{LargeFile, MAX_ODD_FILES, MAX_RESTORED, ResultCommit, Verdict, VerdictKind, WithoutChange};
 use kage_core::left_out::{LeftOut, LeftOutReason};
 use kage_core::rework::excerpt;
 use kage_core::test_counts::{MAX_SUITES, SuiteTally, TestTally};
@@ -112,6 +112,17 @@ impl From<VerdictKind> for v1::VerdictKind {
     }
 }
 
+impl From<WithoutChange> for v1::WithoutChange {
+    fn from(said: WithoutChange) -> Self {
+        match said {
+            WithoutChange::Failed => Self::Failed,
+            WithoutChange::Passed => Self::Passed,
+            WithoutChange::NothingElse => Self::NothingElse,
+            WithoutChange::NotRun => Self::NotRun,
+        }
+    }
+}
+
 impl From<Verdict> for v1::Verdict {
     fn from(verdict: Verdict) -> Self {
         Self {
@@ -124,6 +135,9 @@ impl From<Verdict> for v1::Verdict {
             machine: verdict.machine.map(Into::into).unwrap_or_default(),
             restored: verdict.restored,
             tests: verdict.tests.map(Into::into),
+            without_change: verdict
+                .without_change
+                .map_or(0, |said| v1::WithoutChange::from(said).into()),
             output: verdict.output,
         }
     }
@@ -149,6 +163,13 @@ impl TryFrom<v1::Verdict> for Verdict {
             machine: parse_optional("machine", &verdict.machine)?,
             restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
             tests: verdict.tests.map(Into::into),
+            without_change: match enumerated("without_change", verdict.without_change)? {
+                v1::WithoutChange::Unspecified => None,
+                v1::WithoutChange::Failed => Some(WithoutChange::Failed),
+                v1::WithoutChange::Passed => Some(WithoutChange::Passed),
+                v1::WithoutChange::NothingElse => Some(WithoutChange::NothingElse),
+                v1::WithoutChange::NotRun => Some(WithoutChange::NotRun),
+            },
             output: excerpt(&verdict.output),
         })
     }
@@ -225,6 +246,7 @@ mod tests {
                         skipped: 1,
                     }],
                 }),
+                without_change: exit_code.map(|_| WithoutChange::NothingElse),
                 output: "it wrote\n\tthis".into(),
             };
             assert_eq!(Verdict::try_from(v1::Verdict::from(verdict.clone())), Ok(verdict));

@@ -143,6 +143,7 @@ impl From<VerifyPolicy> for v1::VerifyPolicy {
             verify: policy.verify.unwrap_or_default(),
             protect: policy.protect,
             leave_named: policy.leave_named,
+            check_verify: policy.check_verify,
             setup_folder: policy.setup_folder.map(Into::into).unwrap_or_default(),
             verify_folder: policy.verify_folder.map(Into::into).unwrap_or_default(),
             timeout: Some(span(policy.timeout)),
@@ -159,6 +160,7 @@ fn read_verify(policy: v1::VerifyPolicy, wrong: &mut Wrong) -> VerifyPolicy {
         verify: non_empty(policy.verify),
         protect: policy.protect,
         leave_named: policy.leave_named,
+        check_verify: policy.check_verify,
         timeout: wrong
             .or_default(limit("timeout", policy.timeout))
             .unwrap_or(default.timeout),

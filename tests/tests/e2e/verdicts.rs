@@ -92,6 +92,54 @@ async fn a_session_that_edits_the_tests_is_flagged_and_ranks_below() {
     assert!(second.flags.iter().any(|flag| flag.contains("test.sh")), "{second:#?}");
 }
 
+/// A test beside the change, which is no solution.
+const TESTS_ONLY: &str = "cat >/dev/null; mkdir -p tests; echo true > tests/more.sh";
+
+#[tokio::test]
+async fn a_check_that_passes_without_the_change_is_no_proof_of_it() {
+    let mut cluster = Cluster::start().await;
+    let options = AgentOptions::named("agent")
+        .slots(2)
+        .script("tests", TESTS_ONLY)
+        .script("solve", format!("{}\necho built > made.o", solve()));
+    cluster.add_agent(options).await;
+    let repo = cluster.sample();
+    let check_verify = |policy: &mut v1::Policy| policy.verify.as_mut().unwrap().check_verify = true;
+    for (verify, said, best) in [
+        (VERIFY, v1::WithoutChange::Failed, "solve"),
+        ("sh test.sh || true", v1::WithoutChange::Passed, ""),
+    ] {
+        let spec = task("make the test pass")
+            .on(&repo)
+            .verified_by(verify)
+            .policy(check_verify);
+        let id = cluster
+            .create(spec.session("solve", SHELL, "solve").session("tests", SHELL, "tests"))
+            .await;
+        let ended = cluster.ended(&id).await;
+        let verdict = |name| session(&ended, name).verdict.clone().unwrap();
+        assert_eq!(verdict("solve").without_change(), said, "{verify}: {ended:#?}");
+        let report = cluster.report(&id).await;
+        assert_eq!(report.best.as_ref().unwrap().session, best, "{verify}: {report:#?}");
+        let solve = report
+            .rows
+            .iter()
+            .find(|row| row.session.as_ref().unwrap().name == "solve")
+            .unwrap();
+        let flagged = solve.flags.iter().any(|flag| flag.contains("without its change"));
+        assert_eq!(flagged, said == v1::WithoutChange::Passed, "{solve:#?}");
+        let unasked = session(&ended, "tests")
+            .verdict
+            .as_ref()
+            .map(v1::Verdict::without_change);
+        let expected = match said {
+            v1::WithoutChange::Passed => v1::WithoutChange::NothingElse,
+            _ => v1::WithoutChange::Unspecified,
+        };
+        assert_eq!(unasked, Some(expected), "it did not pass, or changes tests only");
+    }
+}
+
 #[tokio::test]
 async fn a_result_of_high_risk_does_not_win_by_itself() {
     let (ended, report) = run(|repo| {

@@ -1,6 +1,7 @@
 //! The ground of simulated agents, and the coordinator's objects: the forge, by way of a disk that
 //! takes its time, a network that may be cut, and now and then an error.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::folder::Folder;
 use kage_core::id::{AttemptId, Digest, Oid, ProjectId, RepositoryName, SessionId};
 use kage_core::protect::Protection;
+use kage_core::risk::is_of_tests;
 use kage_core::task::RepositoryRef;
 use turmoil::net::TcpStream;
 
@@ -323,6 +325,27 @@ impl Workspace for SimulatedWorkspace {
             self.ground.disk().await;
             self.ground.forge(|forge| forge.check_out(&self.path, files));
             Ok(differ)
+        }
+        .boxed()
+    }
+
+    fn take_out<'a>(&'a self, _: &'a Warnings, base: &'a Oid, result: &'a Oid) -> Grounded<'a, Vec<String>> {
+        async move {
+            let (base, result) = (self.ground.fetch(base).await?, self.ground.fetch(result).await?);
+            let mut files = self.files()?;
+            let paths = base.keys().chain(result.keys());
+            let changed: BTreeSet<String> = paths
+                .filter(|path| base.get(*path) != result.get(*path) && !is_of_tests(path))
+                .cloned()
+                .collect();
+            for path in &changed {
+                match base.get(path) {
+                    Some(content) => files.insert(path.clone(), content.clone()),
+                    None => files.remove(path),
+                };
+            }
+            self.ground.forge(|forge| forge.check_out(&self.path, files));
+            Ok(changed.into_iter().collect())
         }
         .boxed()
     }

@@ -12,6 +12,7 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{Digest, Oid, ProjectId};
 use kage_core::protect::Protection;
+use kage_core::risk::is_of_tests;
 use kage_git::restore::{Becomes, Restored};
 use kage_git::{GitError, Mirror, Secrets, Worktree, diff};
 use tokio::sync::OwnedRwLockReadGuard;
@@ -148,6 +149,15 @@ impl Workspace for Checkout {
             let restoring = || self.tree.restore_paths(base, protection);
             let restored = self.healer.steady(warnings, restoring).await;
             restored.map_err(|error| failed(&error))
+        }
+        .boxed()
+    }
+
+    fn take_out<'a>(&'a self, warnings: &'a Warnings, base: &'a Oid, result: &'a Oid) -> Grounded<'a, Vec<String>> {
+        async move {
+            let taking = || self.tree.take_out(base, result, is_of_tests);
+            let taken = self.healer.steady(warnings, taking).await;
+            taken.map_err(|error| failed(&error))
         }
         .boxed()
     }

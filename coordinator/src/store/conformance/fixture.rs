@@ -240,6 +240,7 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
         machine: None,
         restored: Vec::new(),
         tests: None,
+        without_change: None,
         output: String::new(),
     };
     event(seq, EventBody::Finished(AttemptOutcome::Verdict(verdict)))

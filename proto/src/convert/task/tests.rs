@@ -49,6 +49,7 @@ fn spec() -> TaskSpec {
                 verify_folder: Some("packages/api".parse().unwrap()),
                 protect: vec!["tests/**".into()],
                 leave_named: true,
+                check_verify: true,
                 timeout: Duration::from_secs(3),
             },
             timeout: Duration::from_secs(4),

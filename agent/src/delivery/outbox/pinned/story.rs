@@ -130,6 +130,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
         machine: None,
         restored: vec!["test.sh".to_owned()],
         tests: None,
+        without_change: None,
         output: "1 of 2".to_owned(),
     }))];
     let failed = vec![
