@@ -139,7 +139,8 @@ impl Found<'_> {
     }
 }
 
-/// Whether the person's edits of some paths can be put back after a merge, as `git stash pop` does.
+/// Whether the person's edits of some paths can be put back after a merge, as `git stash pop` does. What is
+/// staged comes along, whatever its path: `git stash push -- PATHS` saves the whole index.
 async fn fits_back(
     store: &UserShadow,
     head: &Oid,
@@ -147,13 +148,22 @@ async fn fits_back(
     edits: BTreeMap<PathBuf, Option<Entry>>,
 ) -> Result<bool, GitError> {
     let (git_dir, head) = (store.shadow.git_dir().to_owned(), head.clone());
+    let Ok(staged) = store.shadow.git("write-tree").run().await else {
+        // It has conflicts that are not resolved.
+        return Ok(false);
+    };
+    let unexpected = GitError::unexpected("write-tree", &staged);
+    let staged = std::str::from_utf8(&staged)
+        .ok()
+        .and_then(|id| git2::Oid::from_str(id.trim()).ok());
+    let staged = staged.ok_or(unexpected)?;
     let sides = blocking("looking at uncommitted changes", move || {
         let find = || {
             let repository = Repository::open_bare(&git_dir)?;
             let base = tree_of(&repository, &head)?;
             let theirs = replaced(
                 &repository,
-                base,
+                staged,
                 edits.iter().map(|(path, entry)| (path.as_path(), *entry)),
             )?;
             Ok(Sides {

@@ -628,19 +628,35 @@ impl World {
 }
 
 /// Cases in which Kage and git once differed.
-fn found_before() -> [Case; 1] {
-    // The person committed a link, and renamed its folder; the session deleted it.
-    [Case {
+fn found_before() -> [Case; 2] {
+    let plain = || Case {
         shape: Shape::Plain,
-        uncommitted: vec![Edit::Link(2)],
-        session: vec![Edit::Rename(0, 2), Edit::Rename(2, 0)],
-        since: Since::Committed,
-        mine: vec![Edit::RenameFolder],
+        uncommitted: Vec::new(),
+        session: Vec::new(),
+        since: Since::Kept,
+        mine: Vec::new(),
         amended: false,
         dirty: Vec::new(),
         staged: Vec::new(),
         ignored: Vec::new(),
-    }]
+    };
+    [
+        // The person committed a link, and renamed its folder; the session deleted it.
+        Case {
+            uncommitted: vec![Edit::Link(2)],
+            session: vec![Edit::Rename(0, 2), Edit::Rename(2, 0)],
+            since: Since::Committed,
+            mine: vec![Edit::RenameFolder],
+            ..plain()
+        },
+        // A stash of one path has what is staged for another, which does not fit back.
+        Case {
+            session: vec![Edit::RenameFolder],
+            dirty: vec![Edit::Rename(4, 2)],
+            staged: vec![4],
+            ..plain()
+        },
+    ]
 }
 
 #[test]
