@@ -112,7 +112,8 @@ impl<'de> Deserialize<'de> for Capabilities {
 words! {
     /// What let an agent in when it last connected.
     pub enum LetIn: "a way to be let in" {
-        /// It connected to a version that knew no capabilities, and not since.
+        /// It connected to a version that knew no capabilities, and not since. It cannot be given work
+        /// before it comes in again, and then counts what lets it in.
         Earlier = "earlier",
         /// The owner's token, which anybody may hold who can read a file.
         OwnersToken = "owners_token",
@@ -133,21 +134,12 @@ pub struct Admittance {
 }
 
 impl Admittance {
-    /// That of an agent of which an earlier version wrote down nothing.
+    /// That of an agent of which an earlier version wrote down nothing, until it comes in again: what let it in
+    /// then is not known, and the id alone proves nothing.
     pub const EARLIER: Self = Self {
         by: LetIn::Earlier,
         can: Capabilities::ALL,
     };
-
-    /// What an agent has that comes in now. One that showed the owner's token to an earlier version,
-    /// and shows it again, keeps what it had there.
-    #[must_use]
-    pub const fn after(self, known: Option<Self>) -> Self {
-        match (self.by, known) {
-            (LetIn::OwnersToken, Some(known)) if matches!(known.by, LetIn::Earlier) => known,
-            _ => self,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -174,27 +166,5 @@ mod tests {
         let none = serde_json::to_string(&Capabilities::NONE).unwrap();
         assert_eq!(serde_json::from_str::<Capabilities>(&none).unwrap(), Capabilities::NONE);
         assert!(Capabilities::NONE.is_empty() && !Capabilities::RUN.has(Capability::Verify));
-    }
-
-    #[test]
-    fn only_the_owners_token_shown_again_keeps_what_an_earlier_version_gave() {
-        let by = |by| Admittance {
-            by,
-            can: Capabilities::RUN,
-        };
-        let token = by(LetIn::OwnersToken);
-        assert_eq!(token.after(None), token);
-        assert_eq!(token.after(Some(Admittance::EARLIER)), Admittance::EARLIER);
-        // Whoever holds the token may say that it is an agent which joined, or the daemon's own.
-        for known in [LetIn::OwnersToken, LetIn::Certificate, LetIn::SameProcess] {
-            let all = Admittance {
-                by: known,
-                can: Capabilities::ALL,
-            };
-            assert_eq!(token.after(Some(all)), token, "{known}");
-        }
-        for way in [LetIn::Certificate, LetIn::SameProcess] {
-            assert_eq!(by(way).after(Some(Admittance::EARLIER)), by(way));
-        }
     }
 }

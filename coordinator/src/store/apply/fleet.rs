@@ -24,7 +24,6 @@ impl Command for RecordAgent {
         let agent = Agent {
             draining: known.as_ref().is_some_and(|known| known.draining && known.boot == boot),
             cordoned: known.as_ref().is_some_and(|known| known.cordoned),
-            admittance: self.agent.admittance.after(known.map(|known| known.admittance)),
             ..self.agent
         };
         rows.put_agent(&agent)?;

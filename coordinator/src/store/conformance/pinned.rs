@@ -9,9 +9,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use kage_core::access::{Admittance, Capabilities, LetIn};
 use kage_core::attempt::Attempt;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::event::{AttemptOutcome, Event, EventBody, VerdictKind};
+use kage_core::fleet::Agent;
 use kage_core::id::{Digest, ProjectId, StoreId};
 use kage_core::job::JobKind;
 use kage_core::price::PriceTable;
@@ -28,7 +30,7 @@ use super::invariants::{Seen, check};
 use super::run;
 use crate::store::rows::{AttemptNote, JobRow, TaskHead};
 use crate::store::sqlite::KNOWN;
-use crate::store::{CancelTask, Opening, Store};
+use crate::store::{CancelTask, Opening, RecordAgent, Store};
 
 mod large;
 mod story;
@@ -199,6 +201,31 @@ fn a_long_prompt_of_before_is_named_by_its_digest() {
         assert_eq!((named(&long), named(&short)), (true, false));
         let blob = async |n| store.task(task_id(n)).await.unwrap().unwrap().task.spec.prompt_blob;
         assert_eq!((blob(1).await, blob(2).await), (None, Some(long)));
+    });
+}
+
+#[test]
+fn an_agent_that_an_earlier_version_knew_gets_what_lets_it_in_now() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        // The newest form that knew no capabilities.
+        std::fs::copy(file(17), &path).unwrap();
+        let store = Store::open(&path).unwrap();
+        let known = store.agents().await.unwrap().remove(0);
+        assert_eq!(known.admittance, Admittance::EARLIER);
+        let run_only = Admittance {
+            by: LetIn::OwnersToken,
+            can: Capabilities::RUN,
+        };
+        for admittance in [run_only, Admittance { can: Capabilities::ALL, ..run_only }] {
+            // Anybody with the token may say that it is this agent.
+            let agent = Agent { admittance, ..known.clone() };
+            let stored = store.apply(RecordAgent { agent }).await.unwrap();
+            assert_eq!(stored.admittance, admittance);
+            assert_eq!(store.agents().await.unwrap()[0].admittance, admittance);
+        }
+        store.close().await;
     });
 }
 
