@@ -37,14 +37,32 @@ impl AdapterLacks {
     }
 }
 
-/// Why a task waits for ever as the fleet is: no agent could run one of its sessions.
+/// Why a task waits for ever as the fleet is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no agent can run the session {session}: {lacks}")]
-pub struct NobodyCan {
-    /// The first such session.
-    pub session: SessionName,
-    /// What all agents lack for its own adapter.
-    pub lacks: String,
+pub enum NobodyCan {
+    /// No agent could run one of its sessions.
+    #[error("no agent can run the session {session}: {lacks}")]
+    Run {
+        /// The first such session.
+        session: SessionName,
+        /// What all agents lack for its own adapter.
+        lacks: String,
+    },
+    /// No agent could check what its sessions make.
+    #[error("its results could not be checked: {lacks}")]
+    Verify {
+        /// What all agents lack.
+        lacks: String,
+    },
+}
+
+/// What all known agents lack for new sessions of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskLacks {
+    /// For each session, in their order; nothing where it is shorter.
+    pub sessions: Vec<AdapterLacks>,
+    /// For the check of a result; `None`: some agent could do it, or there is nothing to do.
+    pub verify: Option<String>,
 }
 
 #[cfg(test)]

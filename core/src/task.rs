@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Verdict;
-use crate::fallback::{AdapterLacks, Fallback, NobodyCan};
+use crate::fallback::{AdapterLacks, Fallback, NobodyCan, TaskLacks};
 use crate::folder::Folder;
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, SessionName, TaskId};
 use crate::priority::Priority;
@@ -214,16 +214,21 @@ impl TaskSpec {
         session
     }
 
-    /// The first session that no agent could run with any of its adapters; `lacks` has an entry for
-    /// each assignment that was looked at, in their order.
+    /// The first session that no agent could run with any of its adapters, or the check of results that no
+    /// agent could do.
     #[must_use]
-    pub fn nobody_can(&self, lacks: &[AdapterLacks]) -> Option<NobodyCan> {
-        let mut sessions = self.assignments.iter().zip(lacks);
-        sessions.find_map(|(assignment, lacks)| {
+    pub fn nobody_can(&self, lacks: &TaskLacks) -> Option<NobodyCan> {
+        let mut sessions = self.assignments.iter().zip(&lacks.sessions);
+        let run = sessions.find_map(|(assignment, lacks)| {
             let lacks = lacks.of_all()?.to_owned();
             let session = assignment.name.clone();
-            Some(NobodyCan { session, lacks })
-        })
+            Some(NobodyCan::Run { session, lacks })
+        });
+        let verify = || {
+            let lacks = lacks.verify.clone()?;
+            Some(NobodyCan::Verify { lacks })
+        };
+        run.or_else(verify)
     }
 
     /// The assignment with this name.

@@ -143,6 +143,15 @@ impl Board {
         nobody_can(&nobody, &self.concerned(&nobody, instant))
     }
 
+    /// What every known agent lacks for the check of a session's result; `None` when one could do it, or when
+    /// results of the task are not checked.
+    pub(crate) fn nobody_can_verify(&self, spec: &TaskSpec, session: &Assignment, instant: Instant) -> Option<String> {
+        spec.policy.verify.verify.as_ref()?;
+        let requirements = spec.requirements(session);
+        let check = asked(spec, None, &requirements);
+        nobody_can(&check, &self.concerned(&check, instant))
+    }
+
     /// What the machines bring whose agents could be offered the check of a task's base now, each
     /// once. Agents that do not say are left out.
     pub(crate) fn machines(&self, spec: &TaskSpec) -> Vec<Digest> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kage_core::fallback::AdapterLacks;
+use kage_core::fallback::TaskLacks;
 use kage_core::id::{Digest, JobId, SessionId, TaskId};
 use kage_core::report;
 use kage_core::task::{TaskOrigin, TaskSpec};
@@ -15,6 +15,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1::task_service_server::TaskService;
 use kage_proto::{MAX_INLINE, v1};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -373,10 +374,14 @@ impl Tasks {
         self.0.board().machines(spec)
     }
 
-    /// What the known agents lack for each session, by adapter.
-    fn lacks(&self, spec: &TaskSpec) -> Vec<AdapterLacks> {
-        let sessions = spec.assignments.iter();
-        sessions.map(|session| sending::lacks(&self.0, spec, session)).collect()
+    /// What the known agents lack for the sessions, by adapter, and for the checks of their results.
+    fn lacks(&self, spec: &TaskSpec) -> TaskLacks {
+        let sessions = || spec.assignments.iter();
+        let (board, now) = (self.0.board(), Instant::now());
+        TaskLacks {
+            sessions: sessions().map(|session| sending::lacks(&board, spec, session)).collect(),
+            verify: sessions().find_map(|session| board.nobody_can_verify(spec, session, now)),
+        }
     }
 
     async fn check_context(&self, spec: &TaskSpec, base: &Digest) -> Result<(), ApiError> {

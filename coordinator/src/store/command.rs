@@ -9,7 +9,7 @@ use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch, ResultCommit};
-use kage_core::fallback::AdapterLacks;
+use kage_core::fallback::{AdapterLacks, TaskLacks};
 use kage_core::fleet::Agent;
 use kage_core::id::{
     AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
@@ -52,8 +52,8 @@ pub struct CreateTask {
     /// What the machines bring on which that job could run now, as their agents say
     /// ([`Agent::machine`]).
     pub machines: Vec<Digest>,
-    /// What the agents lack for each assignment, in their order; nothing where it is shorter.
-    pub lacks: Vec<AdapterLacks>,
+    /// What the agents lack for it.
+    pub lacks: TaskLacks,
     /// True when a task that no agent can do waits for one. Otherwise it is refused, unless an earlier
     /// call stored it.
     pub waits_for_agent: bool,
@@ -77,7 +77,7 @@ impl CreateTask {
         let assignments = self.spec.assignments.iter().zip(&self.sessions).enumerate();
         let begun = assignments.map(|(position, (assignment, (session, _)))| {
             let nothing = AdapterLacks::default();
-            let lacks = self.lacks.get(position).unwrap_or(&nothing);
+            let lacks = self.lacks.sessions.get(position).unwrap_or(&nothing);
             self.spec.session(assignment, *session, self.task, lacks)
         });
         begun.collect()
@@ -377,6 +377,8 @@ pub struct ForkSession {
     pub beside: usize,
     /// What the agents lack for its adapters.
     pub lacks: AdapterLacks,
+    /// What the agents lack for the check of its result; `None`: some agent could do it, or there is none.
+    pub lacks_verify: Option<String>,
     /// True when a session that no agent can do waits for one.
     pub waits_for_agent: bool,
     pub next_job: JobId,

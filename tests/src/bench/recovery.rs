@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use kage_coordinator::Timings;
 use kage_coordinator::store::{CancelTask, CreateTask, Request, Store};
+use kage_core::fallback::TaskLacks;
 use kage_core::id::{Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::task::{Assignment, Labels, Policy, TaskSpec};
 use kage_core::time::Timestamp;
@@ -225,7 +226,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             sessions: ids.collect(),
             baseline: None,
             machines: Vec::new(),
-            lacks: Vec::new(),
+            lacks: TaskLacks::default(),
             waits_for_agent: false,
             now,
         };

@@ -11,6 +11,7 @@ use kage_proto::status::ApiError;
 use kage_proto::v1;
 use tokio::time::Instant;
 
+use crate::board::Board;
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::refusals::{internal, store_error};
@@ -129,6 +130,7 @@ impl Wish {
         seen: &TaskView,
         (session, checkpoint): (SessionId, Option<u32>),
     ) -> ForkSession {
+        let spec = &seen.task.spec;
         let names: Vec<_> = seen.sessions.iter().map(|session| session.name.clone()).collect();
         let name = fork_name(&self.adapter, &names);
         let of = seen.sessions.iter().find(|other| other.id == session);
@@ -140,6 +142,11 @@ impl Wish {
             requirements: of.map_or_else(Labels::new, |of| of.requirements.clone()),
             fallbacks: self.fallbacks.clone(),
             timeout: of.and_then(|of| of.timeout),
+        };
+        let (lacks, lacks_verify) = {
+            let board = coordinator.board();
+            let verify = board.nobody_can_verify(spec, &assignment, Instant::now());
+            (lacks(&board, spec, &assignment), verify)
         };
         ForkSession {
             task: seen.task.id,
@@ -155,7 +162,8 @@ impl Wish {
             },
             text: self.text.clone(),
             beside: names.len(),
-            lacks: lacks(coordinator, &seen.task.spec, &assignment),
+            lacks,
+            lacks_verify,
             waits_for_agent: self.waits_for_agent,
             next_job: JobId::from_random(coordinator.random()),
             now: coordinator.now(),
@@ -169,8 +177,7 @@ fn text(field: &str, text: String) -> Result<String, ApiError> {
 }
 
 /// What the known agents lack for a session, by adapter.
-pub(super) fn lacks(coordinator: &Coordinator, spec: &TaskSpec, session: &Assignment) -> AdapterLacks {
-    let board = coordinator.board();
+pub(super) fn lacks(board: &Board, spec: &TaskSpec, session: &Assignment) -> AdapterLacks {
     let now = Instant::now();
     let mut lacks = vec![board.nobody_can(spec, session, now)];
     for fallback in &session.fallbacks {

@@ -108,11 +108,13 @@ impl Command for ForkSession {
         if sessions >= MAX_SESSIONS {
             return Err(Failed::Refused(StoreError::TooManySessions { task: self.task }));
         }
-        if let (Some(lacks), false) = (self.lacks.of_all(), self.waits_for_agent) {
-            return Err(Failed::Refused(StoreError::NoAgent(NobodyCan {
-                session: self.next.name,
-                lacks: lacks.to_owned(),
-            })));
+        let run = self.lacks.of_all().map(|lacks| NobodyCan::Run {
+            session: self.next.name.clone(),
+            lacks: lacks.to_owned(),
+        });
+        let verify = self.lacks_verify.map(|lacks| NobodyCan::Verify { lacks });
+        if let (Some(nobody), false) = (run.or(verify), self.waits_for_agent) {
+            return Err(Failed::Refused(StoreError::NoAgent(nobody)));
         }
         let all = rows.checkpoints(self.task, self.session)?;
         let at = begins_at(&from, &all, self.checkpoint)?;

@@ -9,6 +9,7 @@ use kage_core::checkpoint::Resumes;
 use kage_core::deadline::Slack;
 use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::fallback::TaskLacks;
 use kage_core::fleet::{AdapterInfo, Agent};
 use kage_core::id::{AgentId, AttemptId, AttemptToken, BootId, Digest, JobId, ProjectId, SessionId, TaskId};
 use kage_core::price::PriceTable;
@@ -106,7 +107,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         sessions,
         baseline: None,
         machines: Vec::new(),
-        lacks: Vec::new(),
+        lacks: TaskLacks::default(),
         waits_for_agent: false,
         now,
     }

@@ -90,6 +90,7 @@ impl Pair {
                     text: says.then(|| "go on".to_owned()),
                     beside: names.len(),
                     lacks: AdapterLacks::default(),
+                    lacks_verify: None,
                     waits_for_agent: false,
                     next_job,
                     now,

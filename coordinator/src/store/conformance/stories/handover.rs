@@ -63,7 +63,7 @@ async fn begin(store: &Store, absent: usize) -> QueuedJob {
     }];
     let mut command = create(1, spec, at(1));
     let lacks = (0..2).map(|n| (n < absent).then(|| "no agent has it".to_owned()));
-    command.lacks = vec![AdapterLacks(lacks.collect())];
+    command.lacks.sessions = vec![AdapterLacks(lacks.collect())];
     store.followed(command).await.queued.remove(0)
 }
 

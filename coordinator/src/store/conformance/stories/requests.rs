@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kage_core::fallback::AdapterLacks;
+use kage_core::fallback::{AdapterLacks, TaskLacks};
 use kage_core::id::{JobId, SessionId};
 use kage_core::priority::Priority;
 
@@ -91,10 +91,27 @@ pub(in crate::store::conformance) async fn a_refused_command_leaves_nothing_behi
 pub(in crate::store::conformance) async fn a_task_that_nobody_can_run_is_refused_unless_it_is_stored(store: Store) {
     let mut spec = spec(1, None);
     spec.policy.priority = Priority::HIGH;
+    let lacks = TaskLacks {
+        sessions: vec![AdapterLacks(vec![Some("no agent has the adapter scripted".to_owned())])],
+        verify: Some("no agent may verify results".to_owned()),
+    };
     let refused = CreateTask {
-        lacks: vec![AdapterLacks(vec![Some("no agent has the adapter scripted".to_owned())])],
+        lacks: lacks.clone(),
         ..create(1, spec.clone(), at(1))
     };
+    let unchecked = CreateTask {
+        lacks: TaskLacks {
+            sessions: Vec::new(),
+            ..lacks
+        },
+        ..refused.clone()
+    };
+    let error = store.apply(unchecked).await.unwrap_err();
+    let words = "its results could not be checked: no agent may verify results";
+    assert!(
+        matches!(error, StoreError::NoAgent(_)) && error.to_string() == words,
+        "{error}"
+    );
     let error = store.apply(refused.clone()).await.unwrap_err();
     let words = "no agent can run the session s0: no agent has the adapter scripted";
     assert!(

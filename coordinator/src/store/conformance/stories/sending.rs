@@ -45,6 +45,7 @@ fn fork(n: u128, session: SessionId, adapter: &str) -> ForkSession {
         text: None,
         beside: 1,
         lacks: AdapterLacks::default(),
+        lacks_verify: None,
         waits_for_agent: false,
         next_job: JobId::from_random((1 << 90) + n),
         now: at(50_000),
@@ -234,6 +235,13 @@ pub(in crate::store::conformance) async fn another_adapter_goes_on_beside_from_t
     (lacking.beside, lacking.lacks) = (2, AdapterLacks(vec![Some("no agent has it".to_owned())]));
     let refused = store.apply(lacking.clone()).await;
     assert!(matches!(refused, Err(StoreError::NoAgent(_))), "{refused:?}");
+    let mut unchecked = fork(63, id, "third");
+    (unchecked.beside, unchecked.lacks_verify) = (2, Some("no agent may verify results".to_owned()));
+    let refused = store.apply(unchecked).await;
+    assert!(
+        matches!(&refused, Err(error @ StoreError::NoAgent(_)) if error.to_string().starts_with("its results")),
+        "{refused:?}"
+    );
     lacking.waits_for_agent = true;
     lacking.text = Some("only the docs".to_owned());
     let job = store.followed(lacking).await.queued.remove(0);
