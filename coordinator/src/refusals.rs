@@ -14,6 +14,8 @@ use crate::store::{EngineError, EngineTrouble, ReadError, StoreError};
 
 /// How soon a call may be repeated that found its repository in use.
 const BUSY_REPOSITORY: Duration = Duration::from_secs(1);
+/// When a project whose queue is full may try again.
+const FULL_QUEUE: Duration = Duration::from_secs(30);
 /// How soon a call that a full disk refused may be repeated.
 const FULL_DISK: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,10 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
     match &error {
         StoreError::RequestConflict { .. } => ApiError::Conflict {
             message: error.to_string(),
+        },
+        StoreError::QueueFull { .. } => ApiError::ResourceExhausted {
+            message: error.to_string(),
+            retry: Some(FULL_QUEUE),
         },
         StoreError::NoAgent(nobody) => ApiError::NoAgent {
             message: nobody.to_string(),

@@ -1,7 +1,6 @@
 //! TaskService: create, look at, cancel, watch and compare tasks.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use kage_core::fallback::TaskLacks;
@@ -37,8 +36,6 @@ mod sending;
 
 const PAGE_SIZE: u32 = 20;
 const MAX_PAGE_SIZE: u32 = 100;
-/// When a project whose queue is full may try again.
-const FULL_QUEUE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Tasks(pub(crate) Arc<Coordinator>);
@@ -52,7 +49,6 @@ impl TaskService for Tasks {
         let caller = principal(&message);
         let message = message.into_inner();
         let (mut spec, origin) = asked(&caller, message.spec, message.origin)?;
-        self.has_room(&caller, &spec)?;
         let request = request(&self.0, &caller, &message.request_id, &spec)?;
         // Until the task is stored its repository stays.
         let held = match &spec.repository {
@@ -85,6 +81,7 @@ impl TaskService for Tasks {
             machines: self.machines(&spec),
             lacks: self.lacks(&spec),
             waits_for_agent: message.wait_for_agent,
+            queue_full: self.queue_full(&caller, &spec),
             spec,
             origin,
             now: self.0.now(),
@@ -320,20 +317,11 @@ impl Tasks {
         Ok(view::task(&self.0, stored(&self.0, id).await?, detail))
     }
 
-    /// Refuses a task of a project whose queue is full. The owner may fill it further.
-    fn has_room(&self, caller: &Principal, spec: &TaskSpec) -> Result<(), ApiError> {
-        let most = self.0.callers.waiting_sessions as usize;
-        if most == 0 || caller.limited().is_none() || !self.0.board().has_waiting(&spec.project, most) {
-            return Ok(());
-        }
-        Err(ApiError::ResourceExhausted {
-            message: format!(
-                "{most} sessions of project {} wait for an agent already; wait until some have run, stop some, or ask \
-                 for more (`waiting_sessions` of the coordinator's `[limits]`)",
-                spec.project
-            ),
-            retry: Some(FULL_QUEUE),
-        })
+    /// How many sessions wait in the task's project, when it gets no new task for that. The owner may fill it further.
+    fn queue_full(&self, caller: &Principal, spec: &TaskSpec) -> Option<u32> {
+        let most = self.0.callers.waiting_sessions;
+        let limited = most > 0 && caller.limited().is_some();
+        (limited && self.0.board().has_waiting(&spec.project, most as usize)).then_some(most)
     }
 
     /// Checks what the store cannot: that everything the spec names is here and readable.

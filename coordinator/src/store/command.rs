@@ -57,6 +57,9 @@ pub struct CreateTask {
     /// True when a task that no agent can do waits for one. Otherwise it is refused, unless an earlier
     /// call stored it.
     pub waits_for_agent: bool,
+    /// So many sessions of the project wait, which is as many as may. The task is refused, unless an earlier
+    /// call stored it.
+    pub queue_full: Option<u32>,
     pub now: Timestamp,
 }
 

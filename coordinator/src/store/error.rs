@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use kage_core::fallback::NobodyCan;
-use kage_core::id::{JobId, SessionName, TaskId};
+use kage_core::id::{JobId, ProjectId, SessionName, TaskId};
 use kage_core::session::{CannotSend, CannotVerify};
 use kage_core::task::MAX_SESSIONS;
 
@@ -87,6 +87,16 @@ pub enum StoreError {
     RepositoryInUse {
         /// One of its tasks.
         task: TaskId,
+    },
+    /// As many sessions of the project wait for an agent as may.
+    #[error(
+        "{waiting} sessions of project {project} wait for an agent already; wait until some have run, stop some, or \
+         ask for more (`waiting_sessions` of the coordinator's `[limits]`)"
+    )]
+    QueueFull {
+        project: ProjectId,
+        /// How many do.
+        waiting: u32,
     },
     /// No agent that is known could do what is asked for.
     #[error(transparent)]

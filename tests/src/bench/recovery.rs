@@ -227,6 +227,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             baseline: None,
             machines: Vec::new(),
             lacks: TaskLacks::default(),
+            queue_full: None,
             waits_for_agent: false,
             now,
         };

@@ -45,6 +45,7 @@ impl Command for CreateTask {
             machines,
             lacks,
             waits_for_agent,
+            queue_full,
             now,
         } = self;
         if let Some(reply) = earlier_reply(rows, CREATE_TASK, &request)? {
@@ -57,6 +58,10 @@ impl Command for CreateTask {
                 repeated: true,
                 baseline: None,
             });
+        }
+        if let Some(waiting) = queue_full {
+            let project = task.spec.project;
+            return Err(Failed::Refused(StoreError::QueueFull { project, waiting }));
         }
         if let (Some(nobody), false) = (task.spec.nobody_can(&lacks), waits_for_agent) {
             return Err(Failed::Refused(StoreError::NoAgent(nobody)));

@@ -109,6 +109,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         machines: Vec::new(),
         lacks: TaskLacks::default(),
         waits_for_agent: false,
+        queue_full: None,
         now,
     }
 }

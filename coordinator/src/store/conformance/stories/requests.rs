@@ -16,11 +16,18 @@ pub(in crate::store::conformance) async fn creating_twice_is_creating_once(store
     assert_eq!((first.task, first.repeated), (task_id(1), false));
     let mut again = create(2, spec(2, None), at(2));
     again.request = request(1);
-    let (second, changes) = followed(&store, again).await.unwrap();
+    let (second, changes) = followed(&store, again.clone()).await.unwrap();
     assert_eq!((second.task, second.repeated), (task_id(1), true), "I6");
     assert_eq!(changes, Changes::default());
     assert_eq!(store.queued_jobs().await.unwrap().len(), 2);
     assert_eq!(store.task(task_id(2)).await.unwrap(), None);
+
+    // Also when no new task would be taken.
+    again.queue_full = Some(2);
+    assert!(store.apply(again.clone()).await.unwrap().repeated);
+    again.request = request(3);
+    let refused = store.apply(again).await.unwrap_err();
+    assert!(matches!(refused, StoreError::QueueFull { waiting: 2, .. }), "{refused}");
 
     // Another caller's ids, and another kind of call, are no repeats.
     let mut other = create(3, spec(1, None), at(3));
