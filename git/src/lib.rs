@@ -28,6 +28,7 @@ mod durable;
 mod ignored;
 pub mod secrets;
 
+mod loose;
 mod objects;
 mod large;
 mod left_out;

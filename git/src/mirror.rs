@@ -30,7 +30,7 @@ mod leftovers;
 mod lookup;
 mod sent;
 
-pub(crate) use check::{check_loose, in_threads};
+pub(crate) use check::in_threads;
 pub use heal::{Incident, Origin, Wanted, discard_damaged, incidents};
 pub use incoming::Incoming;
 use leftovers::InUse;

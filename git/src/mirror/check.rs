@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use git2::{ErrorClass, ErrorCode, Oid as Id, Repository};
+use git2::{Oid as Id, Repository};
 use kage_core::id::Oid;
 
 use super::Mirror;
-use super::sound::{is_sound, kind_of};
 use crate::error::{GitError, blocking};
-use crate::objects::{STREAMED_BYTES, id_of, mode, oid_of};
+use crate::loose::check_loose;
+use crate::objects::{STREAMED_BYTES, id_of, mode};
 
 /// The most threads that hash; further ones would take the processors from the sessions.
 const HASHING_THREADS: usize = 4;
@@ -62,20 +62,6 @@ fn hash_all(mirror: &Path, commits: &[Oid]) -> Result<Vec<Id>, GitError> {
     };
     let found = in_threads(files.len(), hash)?;
     Ok(found.into_iter().flatten().collect())
-}
-
-/// Hashes the file of an object that is not in a pack, if there is one. To be done before libgit2 reads the
-/// object: where such a file has no end, libgit2 does not come to one either.
-pub(crate) fn check_loose(mirror: &Path, id: Id) -> Result<(), GitError> {
-    let oid = oid_of(id)?;
-    let (folder, name) = oid.as_str().split_at(2);
-    let path = mirror.join("objects").join(folder).join(name);
-    if kind_of(&path)?.is_none() || is_sound(&path, &oid)? {
-        return Ok(());
-    }
-    let text = format!("the file of object {oid} has another content");
-    let wrong = git2::Error::new(ErrorCode::GenericError, ErrorClass::Odb, text);
-    Err(GitError::library("read an object")(wrong))
 }
 
 /// Runs the same work on a few threads, as many as `pieces` are worth; each takes the next piece until

@@ -14,9 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kage_core::id::Oid;
 use kage_core::time::Timestamp;
 
-use super::sound::{are_packed_refs, ends_with_checksum, entries, extension, is_oid, is_sound, kind_of};
+use super::sound::{are_packed_refs, ends_with_checksum, entries, extension, is_oid};
 use super::{CONFIG, HEAD, write_durably};
 use crate::error::GitError;
+use crate::loose::{is_sound, kind_of};
 
 /// The folder of set-aside files in the mirror. It counts as part of the mirror's size, and is
 /// deleted with it.

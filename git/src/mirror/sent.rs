@@ -7,9 +7,10 @@ use kage_core::event::ResultCommit;
 use kage_core::id::Oid;
 use kage_core::sent_result::{NotAResult, SentCommit, check};
 
-use super::{Mirror, check_loose};
+use super::Mirror;
 use crate::diff;
 use crate::error::{GitError, blocking};
+use crate::loose::check_loose;
 use crate::objects::{id_of, oid_of};
 
 impl Mirror {
