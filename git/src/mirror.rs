@@ -54,7 +54,8 @@ pub(crate) const FIRST_BESIDE: usize = 1;
 #[derive(Debug, Clone)]
 pub struct Mirror {
     path: PathBuf,
-    _in_use: Arc<InUse>,
+    /// `None` for one that is only read.
+    _in_use: Option<Arc<InUse>>,
 }
 
 impl PartialEq for Mirror {
@@ -99,8 +100,22 @@ impl Mirror {
                 }
                 flush_folder(path.parent().unwrap_or(&path))?;
             }
-            let _in_use = leftovers::enter(&path)?;
+            let _in_use = Some(leftovers::enter(&path)?);
             Ok(Self { path, _in_use })
+        })
+        .await
+    }
+
+    /// Opens a repository that nobody changes, such as that of a backup, and writes nothing to it: also where
+    /// nothing can be written.
+    ///
+    /// # Errors
+    /// When the path cannot be resolved.
+    pub async fn open_to_read(path: impl Into<PathBuf>) -> Result<Self, GitError> {
+        let path = path.into();
+        blocking("opening a repository", move || {
+            let path = fs::canonicalize(&path).map_err(GitError::io("resolve", &path))?;
+            Ok(Self { path, _in_use: None })
         })
         .await
     }

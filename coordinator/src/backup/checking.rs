@@ -55,7 +55,11 @@ pub async fn verify(folder: &Path) -> Result<Contained, BackupError> {
             continue;
         }
         contained.repositories += 1;
-        let mirror = Mirror::open_or_init(&path).await.map_err(BackupError::Git)?;
+        let mirror = match &standstill {
+            Some(_) => Mirror::open_or_init(&path).await,
+            None => Mirror::open_to_read(&path).await,
+        };
+        let mirror = mirror.map_err(BackupError::Git)?;
         commits(&mirror, (project, repository), named, &mut contained.flaws).await?;
     }
     drop(standstill);

@@ -84,7 +84,7 @@ impl RunError {
             | Self::Git(_)
             | Self::DataDir(_)
             | Self::Misfit(_)
-            | Self::Open(OpenError::Damaged { .. })
+            | Self::Open(OpenError::Damaged { .. } | OpenError::Held { .. })
             | Self::Lost { .. }
             | Self::Listen { .. } => true,
             Self::Tls(_)

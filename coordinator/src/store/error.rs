@@ -226,12 +226,24 @@ pub enum OpenError {
     NotOurs { path: PathBuf, found: u32 },
     #[error("{} has schema {found}; this program knows schemas up to {known}", path.display())]
     SchemaTooNew { path: PathBuf, found: u32, known: u32 },
-    /// A copy is read as it is: nothing brings it up to date.
+    /// A database of an older schema is read in a copy that is brought up to date.
+    #[error("{} cannot be copied into a temporary folder, in which it is brought up to date", path.display())]
+    Copy {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another program reads or writes the file for longer than is waited for.
     #[error(
-        "{} has schema {found}, of an older version; this one knows {known}. Start its coordinator once with this \
-         version, or use the program of that version", path.display()
+        "{} is in use by {by}, and was not free within {} s: start again when that has ended, or end it. A backup and \
+         a check hold it for as long as it takes to read the file once", path.display(), waited.as_secs()
     )]
-    SchemaTooOld { path: PathBuf, found: u32, known: u32 },
+    Held {
+        path: PathBuf,
+        /// Which program, as far as this process can see.
+        by: String,
+        waited: std::time::Duration,
+    },
     /// With this setting the database would not keep acknowledged data.
     #[error("{} cannot be put into {what} mode (it stays {found:?})", path.display())]
     Setting {
@@ -275,10 +287,11 @@ impl OpenError {
         match self {
             Self::Database { trouble, .. } => *trouble,
             Self::Damaged { .. } => EngineTrouble::Damaged,
+            Self::Held { .. } => EngineTrouble::Busy,
             Self::SqliteTooOld { .. }
             | Self::NotOurs { .. }
             | Self::SchemaTooNew { .. }
-            | Self::SchemaTooOld { .. }
+            | Self::Copy { .. }
             | Self::Setting { .. }
             | Self::Look { .. }
             | Self::Thread(_) => EngineTrouble::Failed,

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::error::OpenError;
 
 mod copies;
+mod holders;
 mod identity;
 mod page_query;
 mod place;
@@ -120,14 +121,10 @@ impl Database {
         let busy: i64 = connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
             .map_err(|source| self.failed(source))?;
-        if busy != 0 {
-            return Err(OpenError::Setting {
-                path: self.path.clone(),
-                what: "an empty log",
-                found: "busy".to_owned(),
-            });
+        match busy {
+            0 => Ok(()),
+            _ => Err(trouble::held(&self.path)),
         }
-        Ok(())
     }
 
     /// A connection that reads beside the writer.
@@ -254,6 +251,34 @@ mod tests {
         drop(database.open_writer().unwrap());
         assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
         reader.query_row("SELECT count(*) FROM mark", [], |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_another_program_reads_is_said_to_be_held_by_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kage.db");
+        let (database, writer) = Database::new(&path, PriceTable::builtin()).unwrap();
+        let reader = database.open_reader().unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM tasks;").unwrap();
+        writer.execute_batch("CREATE TABLE mark (n INTEGER)").unwrap();
+        writer.busy_timeout(Duration::ZERO).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let mut other = std::process::Command::new("sleep")
+            .arg("600")
+            .stdin(file)
+            .spawn()
+            .unwrap();
+        let held = database.make_durable(&writer).unwrap_err();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(held, OpenError::Held { .. }), "{held:?}");
+        let said = held.to_string();
+        if cfg!(target_os = "linux") {
+            assert!(said.contains(&format!("sleep (process {})", other.id())), "{said}");
+        }
+        assert!(said.contains("start again when that has ended"), "{said}");
+        reader.execute_batch("COMMIT").unwrap();
+        database.make_durable(&writer).unwrap();
     }
 
     #[test]

@@ -171,6 +171,40 @@ async fn nothing_is_removed_while_a_backup_is_made() {
     cluster.stop().await;
 }
 
+/// Every file below a folder, with its length and when it was written.
+fn listed(folder: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let (path, meta) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
+        if meta.is_dir() {
+            all.extend(listed(&path));
+        }
+        all.push((path, meta.len(), meta.modified().unwrap()));
+    }
+    all.sort();
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_only_read_when_it_is_checked_or_put_back() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("coordinator");
+    let cluster = Cluster::start(&dir).await;
+    let repo = Repo::pushed(&cluster, &home.path().join("repo")).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    solved(&cluster, &dir, &repo, &mut agent, 0).await;
+    cluster.stop().await;
+    let to = home.path().join("backup");
+    backup::make(&dir, &to, NOW).await.unwrap();
+    let before = listed(&to);
+    assert_eq!(backup::verify(&to).await.unwrap().flaws, []);
+    backup::restore(&to, &home.path().join("restored"), false, NOW)
+        .await
+        .unwrap();
+    // It may be on a medium that cannot be written to.
+    assert_eq!(listed(&to), before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_backup_lacks_is_found_before_it_is_put_back() {
     let home = tempfile::tempdir().unwrap();

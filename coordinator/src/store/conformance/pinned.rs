@@ -30,7 +30,7 @@ use super::invariants::{Seen, check};
 use super::run;
 use crate::store::rows::{AttemptNote, JobRow, TaskHead};
 use crate::store::sqlite::KNOWN;
-use crate::store::{CancelTask, Opening, RecordAgent, Store};
+use crate::store::{CancelTask, Contents, Opening, RecordAgent, Store};
 
 mod large;
 mod story;
@@ -138,6 +138,28 @@ const USED: &str = r#"[{"model":"m","metered":true,"usage":{"input":3},"reported
     {"model":"else","metered":true,"usage":{"input":3},"reported":null}]"#;
 
 #[test]
+fn what_a_file_of_an_earlier_form_names_is_read_and_the_file_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let newest = Store::contents(&file(FORMS[FORMS.len() - 1])).unwrap();
+    assert!(newest.tasks > 0 && !newest.files.blobs.is_empty());
+    for schema in FORMS {
+        let path = dir.path().join(format!("{schema}.db"));
+        std::fs::copy(file(schema), &path).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let named = Store::contents(&path).unwrap();
+        let unstored = |contents: &Contents| Contents {
+            id: None,
+            opened: 0,
+            position: 0,
+            ..contents.clone()
+        };
+        assert_eq!(unstored(&named), unstored(&newest), "schema {schema}");
+        assert_eq!(std::fs::read(&path).unwrap(), before, "schema {schema}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), FORMS.len());
+}
+
+#[test]
 fn usage_that_was_stored_without_its_cost_is_priced_once() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
@@ -218,9 +240,18 @@ fn an_agent_that_an_earlier_version_knew_gets_what_lets_it_in_now() {
             by: LetIn::OwnersToken,
             can: Capabilities::RUN,
         };
-        for admittance in [run_only, Admittance { can: Capabilities::ALL, ..run_only }] {
+        for admittance in [
+            run_only,
+            Admittance {
+                can: Capabilities::ALL,
+                ..run_only
+            },
+        ] {
             // Anybody with the token may say that it is this agent.
-            let agent = Agent { admittance, ..known.clone() };
+            let agent = Agent {
+                admittance,
+                ..known.clone()
+            };
             let stored = store.apply(RecordAgent { agent }).await.unwrap();
             assert_eq!(stored.admittance, admittance);
             assert_eq!(store.agents().await.unwrap()[0].admittance, admittance);

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use kage_core::id::ProjectId;
+use kage_core::price::PriceTable;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::soundness::{self, Soundness};
@@ -16,8 +17,8 @@ use crate::store::query::{Reads, TaskFilter};
 const PAGE: u32 = 500;
 
 impl Database {
-    /// Fails unless this version of the program wrote the file last.
-    fn check_schema(&self, connection: &Connection) -> Result<(), OpenError> {
+    /// The schema of the file, when this version of the program can read it or bring it up to date.
+    fn schema(&self, connection: &Connection) -> Result<u32, OpenError> {
         self.check_owner(connection)?;
         let found: u32 = connection
             .pragma_query_value(None, "user_version", |row| row.get(0))
@@ -25,8 +26,7 @@ impl Database {
         let (path, known) = (self.path.clone(), schema::KNOWN);
         match found {
             found if found > known => Err(OpenError::SchemaTooNew { path, found, known }),
-            found if found < known => Err(OpenError::SchemaTooOld { path, found, known }),
-            _ => Ok(()),
+            found => Ok(found),
         }
     }
 }
@@ -34,7 +34,7 @@ impl Database {
 /// Copies everything that is committed at one moment into a new file.
 pub(in crate::store) fn copy(path: &Path, to: &Path) -> Result<(), OpenError> {
     let (database, connection) = Database::open_to_look(path)?;
-    database.check_schema(&connection)?;
+    database.schema(&connection)?;
     let text = to.to_string_lossy();
     connection
         .execute("VACUUM INTO ?1", params![text.as_ref()])
@@ -54,10 +54,26 @@ pub(in crate::store) fn check(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// What the rows of a file that nobody writes to name.
+/// What the rows of a file that nobody writes to name. The file stays as it is, also when it is of an older
+/// schema: then a copy of it is brought up to date and read.
 pub(in crate::store) fn contents(path: &Path) -> Result<Contents, CopyError> {
     let (database, connection) = Database::open_to_look(path)?;
-    database.check_schema(&connection)?;
+    if database.schema(&connection)? == schema::KNOWN {
+        return named(&connection);
+    }
+    let unwritten = |source| OpenError::Copy {
+        path: path.to_owned(),
+        source,
+    };
+    let folder = tempfile::tempdir().map_err(unwritten)?;
+    let newer = folder.path().join("kage.db");
+    copy(path, &newer)?;
+    // Which prices usage gets is no matter for what the rows name.
+    let (_, connection) = Database::new(&newer, PriceTable::builtin())?;
+    named(&connection)
+}
+
+fn named(connection: &Connection) -> Result<Contents, CopyError> {
     let store: Option<([u8; 16], i64, i64)> = connection
         .query_row("SELECT id, opened, position FROM store", [], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -66,7 +82,7 @@ pub(in crate::store) fn contents(path: &Path) -> Result<Contents, CopyError> {
         .map_err(super::failed)?;
     let mut contents = Contents::of(store, connection.in_files()?);
     for project in connection.projects()? {
-        collect(&connection, &project.project, &mut contents)?;
+        collect(connection, &project.project, &mut contents)?;
     }
     Ok(contents)
 }

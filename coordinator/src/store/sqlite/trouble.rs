@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::ErrorCode;
 
+use super::{BUSY_TIMEOUT, holders};
 use crate::store::error::{EngineError, EngineTrouble, OpenError};
 
 /// Classifies the error of a statement or a commit.
@@ -22,11 +23,21 @@ pub(super) fn not_opened(path: &Path, source: rusqlite::Error) -> OpenError {
             path,
             found: vec![source.to_string()],
         },
+        EngineTrouble::Busy => held(&path),
         trouble => OpenError::Database {
             path,
             trouble,
             source: Box::new(source),
         },
+    }
+}
+
+/// The refusal of a file that another program has locked for longer than statements wait.
+pub(super) fn held(path: &Path) -> OpenError {
+    OpenError::Held {
+        path: path.to_owned(),
+        by: holders::of(path),
+        waited: BUSY_TIMEOUT,
     }
 }
 
