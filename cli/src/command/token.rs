@@ -1,7 +1,9 @@
 //! `kage token`: creates, lists and revokes tokens.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kage_core::access::Capabilities;
 use kage_core::task::Labels;
 use kage_core::time::in_words;
 use kage_proto::client::Client;
@@ -57,8 +59,56 @@ pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow
     Ok(Exit::Done)
 }
 
+/// What was asked of a join token by name.
+#[derive(Debug, Clone, Copy, Default)]
+struct AskedTerms {
+    uses: Option<u32>,
+    life: Option<Duration>,
+    can: Option<Capabilities>,
+}
+
+impl AskedTerms {
+    /// The flags that the coordinator did not take: one of an older version reads past them, and says nothing of
+    /// them in its answer.
+    fn not_taken(self, answer: &v1::CreateJoinTokenResponse) -> Vec<&'static str> {
+        let older = answer.uses == 0;
+        let other_can = |wanted: Capabilities| {
+            let told: BTreeSet<_> = answer.can.iter().copied().collect();
+            told != can(wanted).into_iter().collect()
+        };
+        let all = [
+            ("--uses", self.uses.is_some_and(|uses| uses != answer.uses)),
+            ("--ttl", self.life.is_some() && older),
+            ("--can", self.can.is_some_and(other_can)),
+        ];
+        all.into_iter()
+            .filter_map(|(flag, lost)| lost.then_some(flag))
+            .collect()
+    }
+}
+
+/// Takes back a token that is good for something else than was asked for. It was shown to nobody.
+async fn refuse_other_terms(client: &Client, flags: &[&str], token_id: &str) -> Refusal {
+    let request = v1::RevokeTokenRequest {
+        request_id: tasks::request_id(),
+        token_id: token_id.to_owned(),
+    };
+    // An older coordinator may not know how. Nobody knows the token's secret, and it expires soon.
+    client.access().revoke_token(request).await.ok();
+    Refusal::usage(format!(
+        "this coordinator is of an older version, which does not know {}: an agent that joins could do everything; \
+         update the coordinator, or leave the flags out. No token was made",
+        flags.join(" and ")
+    ))
+}
+
 async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow::Result<Exit> {
     let labels: Labels = assignments::labels("--label", &args.label)?;
+    let asked = AskedTerms {
+        uses: args.uses,
+        life: args.ttl,
+        can: args.can,
+    };
     let uses = args.uses.unwrap_or(1);
     let life = args.ttl.unwrap_or(JOIN_TOKEN_LIFE);
     let access = invocation.existing().await?;
@@ -72,6 +122,11 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
     };
     let response = access.client.fleet().create_join_token(request).await;
     let response = response.map_err(ApiError::from)?.into_inner();
+    let token_id = response.join_token.split('.').nth(2).unwrap_or_default().to_owned();
+    let not_taken = asked.not_taken(&response);
+    if !not_taken.is_empty() {
+        return Err(refuse_other_terms(&access.client, &not_taken, &token_id).await.into());
+    }
     invocation.out.message("join_token", &response)?;
     invocation.out.text(&response.join_token)?;
     let agents = match uses {
@@ -79,9 +134,9 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
         uses => format!("{uses} agents"),
     };
     note(&format!(
-        "good for {agents}, within {}: kage agent run --join TOKEN HOST:PORT; `kage token revoke {}` takes it back",
+        "good for {agents}, within {}: kage agent run --join TOKEN HOST:PORT; `kage token revoke {token_id}` takes it \
+         back",
         in_words(life),
-        response.join_token.split('.').nth(2).unwrap_or_default()
     ));
     Ok(Exit::Done)
 }
@@ -146,5 +201,34 @@ const fn role(role: v1::Role) -> &'static str {
         v1::Role::View => "view",
         v1::Role::Submit => "submit",
         v1::Role::Admin => "admin",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_coordinator_did_not_take_is_named() {
+        let older = v1::CreateJoinTokenResponse {
+            join_token: "kage1.a.b.c".to_owned(),
+            ..v1::CreateJoinTokenResponse::default()
+        };
+        let answer = |uses, may| v1::CreateJoinTokenResponse {
+            uses,
+            can: can(may),
+            ..older.clone()
+        };
+        let asked = AskedTerms {
+            uses: Some(50),
+            life: Some(JOIN_TOKEN_LIFE),
+            can: Some(Capabilities::RUN),
+        };
+        assert_eq!(asked.not_taken(&older), ["--uses", "--ttl", "--can"]);
+        assert!(asked.not_taken(&answer(50, Capabilities::RUN)).is_empty());
+        assert_eq!(asked.not_taken(&answer(50, Capabilities::ALL)), ["--can"]);
+        assert_eq!(asked.not_taken(&answer(1, Capabilities::RUN)), ["--uses"]);
+        // Its usual token is what was asked for.
+        assert!(AskedTerms::default().not_taken(&older).is_empty());
     }
 }
