@@ -16,7 +16,7 @@ use tempfile::NamedTempFile;
 use crate::command::{Auth, GitCommand};
 use crate::error::{GitError, blocking};
 use crate::lock;
-use pack_scan::STREAMED;
+use pack_scan::{PackLimits, STREAMED};
 
 mod growth;
 pub(crate) mod pack_scan;
@@ -177,7 +177,12 @@ impl Mirror {
     }
 
     async fn fetch_locked(&self, url: &str, auth: &Auth, refspecs: &[&str]) -> Result<(), GitError> {
-        self.git("fetch")
+        let mut command = self.git("fetch");
+        // What was pushed may be fetched, and needs no more memory here.
+        for (name, value) in PackLimits::of_push().settings() {
+            command = command.config(name, &value);
+        }
+        command
             .auth(auth)
             .args([
                 "--quiet",

@@ -294,8 +294,15 @@ fn server(mirror: &Mirror, service: Service, protocol: Option<&str>) -> GitComma
         .config("receive.denyDeletes", "true")
         .config("receive.denyNonFastForwards", "true")
         .config("receive.shallowUpdate", "false")
-        .config("receive.autogc", "false")
-        .config("core.bigFileThreshold", &STREAMED.to_string());
+        .config("receive.autogc", "false");
+    match service {
+        Service::UploadPack => command = command.config("core.bigFileThreshold", &STREAMED.to_string()),
+        Service::ReceivePack => {
+            for (name, value) in PackLimits::of_push().settings() {
+                command = command.config(name, &value);
+            }
+        }
+    }
     for prefix in SHOWN {
         command = command.config("transfer.hideRefs", &format!("!{prefix}"));
     }

@@ -14,7 +14,7 @@ use kage_core::task::ResultRules;
 use tempfile::TempDir;
 
 use super::growth::{self, GrowthLimits, TooGrown};
-use super::pack_scan::{PackLimits, PackProblem, STREAMED, scan};
+use super::pack_scan::{PackLimits, PackProblem, scan};
 use super::{Mirror, flush_folder};
 use crate::command::GitCommand;
 use crate::error::{GitError, blocking};
@@ -110,13 +110,11 @@ impl Incoming {
             Ok::<_, GitError>(pack)
         })
         .await?;
-        self.git("index-pack")
-            .args(["--stdin", "--fix-thin", "--strict"])
-            .config("core.bigFileThreshold", &STREAMED.to_string())
-            .stdin_file(pack)
-            .run()
-            .await
-            .map(drop)
+        let mut command = self.git("index-pack").args(["--stdin", "--fix-thin", "--strict"]);
+        for (name, value) in limits.settings() {
+            command = command.config(name, &value);
+        }
+        command.stdin_file(pack).run().await.map(drop)
     }
 
     /// Refuses a tip that has more files than its ancestor in the mirror and the rules allow.

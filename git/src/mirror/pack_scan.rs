@@ -21,8 +21,11 @@ pub(crate) struct PackLimits {
     /// How many objects: git needs some hundred bytes of memory for each.
     pub(crate) objects: u64,
     /// The bytes of an object that git has to hold in memory: a tree, a commit, what a delta is made
-    /// of and what it makes.
+    /// of and what it makes. Each of git's threads holds two of them at once (measured: 604 MiB with one
+    /// thread for versions of a file of 300 MiB).
     pub(crate) held: u64,
+    /// In how many threads git makes objects of deltas (`pack.threads`).
+    pub(crate) threads: u64,
     /// The bytes of a whole blob, which git streams ([`STREAMED`]).
     pub(crate) blob: u64,
     /// The bytes of all objects together: git hashes each.
@@ -36,6 +39,15 @@ pub(crate) struct PackLimits {
 pub(crate) const STREAMED: u64 = 64 << 20;
 
 impl PackLimits {
+    /// The settings with which git takes a pack of this kind, so that it needs no more memory than that.
+    #[must_use]
+    pub(crate) fn settings(&self) -> [(&'static str, String); 2] {
+        [
+            ("core.bigFileThreshold", STREAMED.to_string()),
+            ("pack.threads", self.threads.to_string()),
+        ]
+    }
+
     /// For what a session changed. A person who lets a result be larger gets more.
     #[must_use]
     pub(crate) fn of_result(rules: &ResultRules) -> Self {
@@ -44,20 +56,24 @@ impl PackLimits {
         Self {
             packed: most,
             objects: 1_000_000_u64.max(rules.max_new_files.saturating_mul(4)),
-            held: STREAMED,
+            // An agent of another version makes deltas of larger files than ours do.
+            held: 256 << 20,
+            threads: 1,
             blob: most,
             total: most,
             growth: 0,
         }
     }
 
-    /// For a person's repository with all of its history. git itself makes deltas of larger files, up
-    /// to 512 MiB, but hardly any repository has them; histories grow to a hundred times their pack.
+    /// For a person's repository with all of its history. git makes deltas of files up to 512 MiB, and of
+    /// larger ones where a person says so; histories grow to a hundred times their pack. With more threads
+    /// the largest file would have to be smaller.
     pub(crate) const fn of_push() -> Self {
         Self {
             packed: 32 << 30,
             objects: 20_000_000,
-            held: 256 << 20,
+            held: 640 << 20,
+            threads: 2,
             blob: 32 << 30,
             total: 16 << 30,
             growth: 256,

@@ -96,6 +96,7 @@ fn limits() -> PackLimits {
         packed: 1 << 20,
         objects: 100,
         held: 1 << 16,
+        threads: 1,
         blob: 1 << 18,
         total: 1 << 19,
         growth: 0,
@@ -136,6 +137,37 @@ fn a_pack_is_taken_up_to_each_limit_and_refused_beyond_it() {
         .collect();
     let packed = found(&pack(&[whole(BLOB, &noise)]));
     assert!(packed.is_err(), "{packed:?}");
+}
+
+/// A delta by the name of its base, which both have this size.
+fn delta_of(size: usize) -> Vec<u8> {
+    let delta = [number(size), number(size)].concat();
+    [kind_and_size(7, delta.len()), vec![7; 20], zlib(&delta)].concat()
+}
+
+#[test]
+fn a_history_of_a_large_file_is_taken_as_far_as_memory_goes() {
+    let of = |size_mib: usize, limits| scan(pack(&[delta_of(size_mib << 20)]).as_slice(), limits).unwrap();
+    let result = PackLimits::of_result(&ResultRules::default());
+    let push = PackLimits::of_push();
+    // git makes deltas of files up to 512 MiB by itself.
+    for (limits, taken, refused) in [(push, 600, 641), (result, 250, 257)] {
+        assert_eq!(of(taken, limits), Ok(()));
+        let found = of(refused, limits);
+        assert!(matches!(found, Err(PackProblem::Held { .. })), "{found:?}");
+    }
+    for (limits, most) in [(push, 2560 << 20), (result, 512 << 20)] {
+        assert!(2 * limits.held * limits.threads <= most, "{limits:?}");
+        let threads = ("pack.threads", limits.threads.to_string());
+        assert!(
+            limits.settings().contains(&threads),
+            "git may use no more than was counted"
+        );
+    }
+    for limits in [push, result] {
+        let bomb = scan(delta_bomb(1 << 30).as_slice(), limits).unwrap();
+        assert!(matches!(bomb, Err(PackProblem::Held { .. })), "{bomb:?}");
+    }
 }
 
 #[test]
