@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kage_core::caches::CacheSettings;
 use kage_core::cause::chain;
 use kage_core::event::{AttemptOutcome, EventBody, Phase};
 use kage_core::failure::{Failure, FailureKind};
@@ -28,7 +27,7 @@ use crate::delivery::outbox::{Outbox, OutboxClosed};
 use crate::delivery::output;
 use crate::delivery::recorder::Recording;
 use crate::equipment::{Equipment, Equipments};
-use crate::ground::caches;
+use crate::ground::caches::Caches;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::Worktrees;
 use crate::ground::folders::remove_folder_now;
@@ -65,7 +64,7 @@ pub(crate) struct Resources {
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,
-    pub(crate) caches: CacheSettings,
+    pub(crate) caches: Caches,
     pub(crate) paths: Paths,
     pub(crate) outbox: Outbox,
     pub(crate) live: Live,
@@ -372,11 +371,11 @@ impl Attempt {
 
     /// Copies the caches of package managers.
     async fn give_caches(&self, places: &Places) {
-        let (to, caches) = (places.home.clone(), self.resources.caches.clone());
         let Some(from) = self.equipment.environment.get("HOME").map(PathBuf::from) else {
             return;
         };
-        let giving = self.resources.blocking.run(move || caches::give(&from, &to, &caches));
+        let Resources { caches, blocking, .. } = &*self.resources;
+        let giving = caches.give(blocking, &from, &places.home, self.stop.token());
         if let Err(error) = giving.await {
             tracing::warn!(%error, "caches are not copied");
         }

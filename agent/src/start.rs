@@ -24,6 +24,7 @@ use crate::delivery::outbox::{self, Opened, OutboxError, OutboxWriter};
 use crate::delivery::sender::{self, Backlog, Delivery};
 use crate::equipment::{Equipment, Equipments, MakeAdapterConfig, ProgramRecord};
 use crate::ground::blobs::Blobs;
+use crate::ground::caches::Caches;
 use crate::ground::contexts::Contexts;
 use crate::ground::disk::{Checkouts, Disk, Worktrees};
 use crate::ground::parking::Parking;
@@ -306,7 +307,7 @@ impl Stored {
             clock: Arc::clone(&ports.clock),
             blocking: ports.blocking.clone(),
             limits: config.limits,
-            caches: config.caches.clone(),
+            caches: Caches::new(config.caches.clone()),
             outbox: self.opened.outbox,
             live,
             masker: Masker::new(&Secret::values(&secrets)),

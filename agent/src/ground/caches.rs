@@ -3,15 +3,22 @@
 //! one of the two is written; a hard link would let a session write into the cache. Nothing is ever written
 //! back. What is a link, and what may say who somebody is, stays behind. `core::caches` decides how.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kage_core::caches::{CacheSettings, CacheSharing, CacheSize, MOST_FILES, is_credential, sharing};
 use kage_core::task::TaskEnvironment;
 use serde::Serialize;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::ports::{Blocking, Interrupted};
 
 /// How deep in a cache the package manager's own files are.
 const OWN_FILES: usize = 2;
@@ -25,9 +32,87 @@ pub struct FoundCache {
     pub sharing: CacheSharing,
 }
 
+/// How long what was found in caches counts: attempts that begin together look once.
+const FOUND_COUNTS: Duration = Duration::from_secs(60);
+
+/// The caches of home folders, as attempts get them.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    settings: CacheSettings,
+    /// By home folder. Whoever looks holds it, so that others wait for what it finds.
+    found: Mutex<HashMap<PathBuf, Found>>,
+}
+
+#[derive(Debug)]
+struct Found {
+    at: Instant,
+    caches: Arc<[FoundCache]>,
+}
+
+impl Caches {
+    pub(crate) fn new(settings: CacheSettings) -> Self {
+        Self {
+            settings,
+            found: Mutex::default(),
+        }
+    }
+
+    /// Gives the caches to the home folder `to`, until `stop`. A cache that cannot be copied is not there, as if
+    /// the package manager had none.
+    pub(crate) async fn give(
+        &self,
+        blocking: &Blocking,
+        home: &Path,
+        to: &Path,
+        stop: &CancellationToken,
+    ) -> Result<(), Interrupted> {
+        let looking = self.found(blocking, home, to, stop);
+        let Some(Ok(Some(caches))) = stop.run_until_cancelled(looking).await else {
+            return Ok(());
+        };
+        let (home, to, stop) = (home.to_owned(), to.to_owned(), stop.clone());
+        // Seen to its end, which is soon after a stop: the folder is removed then.
+        blocking.run(move || copy_all(&home, &to, &caches, &stop)).await
+    }
+
+    /// `None` when it was stopped.
+    async fn found(
+        &self,
+        blocking: &Blocking,
+        home: &Path,
+        to: &Path,
+        stop: &CancellationToken,
+    ) -> Result<Option<Arc<[FoundCache]>>, Interrupted> {
+        if self.settings.share.is_empty() {
+            return Ok(None);
+        }
+        let mut found = self.found.lock().await;
+        found.retain(|_, found| found.at.elapsed() < FOUND_COUNTS);
+        if let Some(found) = found.get(home) {
+            return Ok(Some(Arc::clone(&found.caches)));
+        }
+        let (from, to, settings, stop) = (home.to_owned(), to.to_owned(), self.settings.clone(), stop.clone());
+        let looked = blocking.run(move || look_until(&from, &to, &settings, &stop)).await?;
+        let Some(caches) = looked.map(Arc::<[FoundCache]>::from) else {
+            return Ok(None);
+        };
+        let entry = Found {
+            at: Instant::now(),
+            caches: Arc::clone(&caches),
+        };
+        found.insert(home.to_owned(), entry);
+        Ok(Some(caches))
+    }
+}
+
 /// The caches of a home folder as attempts with folders in `to`, which is there, get them. Blocks.
 #[must_use]
 pub fn look(home: &Path, to: &Path, settings: &CacheSettings) -> Vec<FoundCache> {
+    look_until(home, to, settings, &CancellationToken::new()).unwrap_or_default()
+}
+
+/// `None` when it was stopped.
+fn look_until(home: &Path, to: &Path, settings: &CacheSettings, stop: &CancellationToken) -> Option<Vec<FoundCache>> {
     let (mut found, mut room, mut seen) = (Vec::new(), settings.most_copied, HashSet::new());
     let mut files_left = MOST_FILES;
     for path in &settings.share {
@@ -45,8 +130,11 @@ pub fn look(home: &Path, to: &Path, settings: &CacheSettings) -> Vec<FoundCache>
                 }
             }
             // More need not be counted.
-            Ok(size.files <= files_left)
+            Ok(size.files <= files_left && !stop.is_cancelled())
         });
+        if stop.is_cancelled() {
+            return None;
+        }
         if walked.is_err() {
             continue;
         }
@@ -61,24 +149,26 @@ pub fn look(home: &Path, to: &Path, settings: &CacheSettings) -> Vec<FoundCache>
         let path = path.to_owned();
         found.push(FoundCache { path, size, sharing });
     }
-    found
+    Some(found)
 }
 
-/// Gives the caches to the home folder `to`. A cache that cannot be copied is not there, as if the package
-/// manager had none. Blocks.
-pub(crate) fn give(home: &Path, to: &Path, settings: &CacheSettings) {
-    for cache in look(home, to, settings) {
+/// Copies the caches that attempts get to the home folder `to`, until it is stopped.
+fn copy_all(home: &Path, to: &Path, caches: &[FoundCache], stop: &CancellationToken) {
+    for cache in caches {
         let Some(folder) = folder_of(home, &cache.path).filter(|_| cache.sharing.is_given()) else {
             continue;
         };
         let place = to.join(&cache.path);
         let is_new = fs::symlink_metadata(&place).is_err();
-        if let Err(error) = copy(&folder, &place, cache.sharing == CacheSharing::CopiedOnWrite) {
+        if let Err(error) = copy(&folder, &place, cache.sharing == CacheSharing::CopiedOnWrite, stop) {
             tracing::warn!(cache = cache.path, %error, "a cache is not copied");
             // What was there before is the task's.
             if is_new {
                 fs::remove_dir_all(&place).ok();
             }
+        }
+        if stop.is_cancelled() {
+            return;
         }
     }
 }
@@ -123,10 +213,13 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata, &Path) -> io:
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path, clone: bool) -> io::Result<()> {
+fn copy(from: &Path, to: &Path, clone: bool, stop: &CancellationToken) -> io::Result<()> {
     let make = |folder: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
     make(to)?;
     walk(from, &mut |relative, meta, full| {
+        if stop.is_cancelled() {
+            return Ok(false);
+        }
         let place = to.join(relative);
         if meta.is_dir() {
             make(&place)?;
@@ -176,101 +269,4 @@ fn share_content(_from: &File, _to: &File) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{MetadataExt as _, symlink};
-
-    use super::*;
-
-    /// A home folder with caches, below a folder of its own.
-    fn home(top: &Path) -> PathBuf {
-        let home = top.join("home");
-        for (path, content) in [
-            (".npm/_cacache/content/ab", "a package"),
-            (".npm/_cacache/.npmrc", "a token"),
-            (".npm/.npmrc", "a token"),
-            (".cache/pip/http/one", "0123456789"),
-            (".cache/pip/pip.conf", "a password"),
-            (".cache/pip/wheels/certifi/cacert.pem", "a part of a package"),
-            (".ssh/id_rsa", "a key"),
-        ] {
-            let file = home.join(path);
-            fs::create_dir_all(file.parent().unwrap()).unwrap();
-            fs::write(file, content).unwrap();
-        }
-        fs::set_permissions(home.join(".npm/_cacache/content/ab"), fs::Permissions::from_mode(0o444)).unwrap();
-        symlink("/etc", home.join(".npm/_cacache/link")).unwrap();
-        symlink("../../etc", home.join(".m2")).unwrap();
-        home
-    }
-
-    fn settings(share: &[&str], most_copied: u64) -> CacheSettings {
-        CacheSettings {
-            share: share.iter().map(ToString::to_string).collect(),
-            most_copied,
-        }
-    }
-
-    #[test]
-    fn an_attempt_gets_a_copy_of_its_own_without_logins() {
-        let top = tempfile::tempdir().unwrap();
-        let (home, to) = (home(top.path()), top.path().join("to"));
-        fs::create_dir(&to).unwrap();
-        let all = settings(
-            &["~/.npm/", ".npm/_cacache", ".cache/pip", ".ssh", "../x", ".m2", ".none"],
-            1000,
-        );
-        let found = look(&home, &to, &all);
-        let paths: Vec<&str> = found.iter().map(|cache| cache.path.as_str()).collect();
-        assert_eq!(paths, [".npm", ".npm/_cacache", ".cache/pip"]);
-        let expected = match can_clone(&home.join(".cache/pip/http/one"), &to) {
-            true => CacheSharing::CopiedOnWrite,
-            false => CacheSharing::Copied,
-        };
-        assert!(found.iter().all(|cache| cache.sharing == expected), "{found:?}");
-        give(&home, &to, &settings(&["~/.npm/", ".cache/pip", ".ssh"], 1000));
-        let package = ".npm/_cacache/content/ab";
-        assert_eq!(fs::read_to_string(to.join(package)).unwrap(), "a package");
-        assert_eq!(
-            fs::metadata(to.join(package)).unwrap().permissions().mode() & 0o777,
-            0o444
-        );
-        let times = [&home, &to].map(|top| fs::metadata(top.join(package)).unwrap().modified().unwrap());
-        assert_eq!(times[0], times[1]);
-        for absent in [
-            ".npm/.npmrc",
-            ".npm/_cacache/.npmrc",
-            ".npm/_cacache/link",
-            ".cache/pip/pip.conf",
-            ".ssh",
-        ] {
-            assert!(fs::symlink_metadata(to.join(absent)).is_err(), "{absent}");
-        }
-        assert!(to.join(".cache/pip/wheels/certifi/cacert.pem").exists());
-        // Once more nothing changes, and nothing that was there is removed.
-        fs::write(to.join(".cache/pip/own"), "the task's").unwrap();
-        give(&home, &to, &settings(&["~/.npm/", ".npm/_cacache", ".cache/pip"], 1000));
-        assert!(to.join(".cache/pip/own").exists() && to.join(package).exists());
-        // Writing into one is not writing into the other.
-        let (one, other) = (home.join(".cache/pip/http/one"), to.join(".cache/pip/http/one"));
-        assert_ne!(fs::metadata(&one).unwrap().ino(), fs::metadata(&other).unwrap().ino());
-        fs::write(&other, "changed").unwrap();
-        assert_eq!(fs::read_to_string(&one).unwrap(), "0123456789");
-    }
-
-    #[test]
-    fn what_is_too_large_for_a_plain_copy_is_not_given() {
-        let top = tempfile::tempdir().unwrap();
-        let (home, to) = (home(top.path()), top.path().join("to"));
-        fs::create_dir(&to).unwrap();
-        if can_clone(&home.join(".cache/pip/http/one"), &to) {
-            eprintln!("SKIPPED: this file system shares content");
-            return;
-        }
-        // Together they are too large.
-        let both = settings(&[".cache/pip", ".npm/_cacache"], 31);
-        let sharing: Vec<_> = look(&home, &to, &both).into_iter().map(|cache| cache.sharing).collect();
-        assert_eq!(sharing, [CacheSharing::Copied, CacheSharing::TooLarge { most: 2 }]);
-        give(&home, &to, &both);
-        assert!(to.join(".cache/pip/http/one").exists() && !to.join(".npm").exists());
-    }
-}
+mod tests;
