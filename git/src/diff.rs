@@ -12,6 +12,7 @@ use kage_core::event::{
 use kage_core::id::Oid;
 
 use crate::error::GitError;
+use crate::loose::compared::{Compared, prove_compared, tree_of};
 use crate::objects::{mode, oid_of};
 
 mod by_file;
@@ -199,8 +200,9 @@ fn with_diff<T>(
 ) -> Result<T, GitError> {
     let compare = || {
         let repository = Repository::open_bare(repository)?;
-        let old = repository.find_commit(git2::Oid::from_str(base.as_str())?)?.tree()?;
-        let new = repository.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree()?;
+        let old = tree_of(&repository, git2::Oid::from_str(base.as_str())?)?;
+        let new = tree_of(&repository, git2::Oid::from_str(commit.as_str())?)?;
+        prove_compared(&repository, &old, &new, Compared::ALL)?;
         let mut options = DiffOptions::new();
         options.show_binary(true).id_abbrev(40);
         let diff = repository.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;

@@ -12,6 +12,8 @@ use sha1::{Digest as _, Sha1};
 
 use crate::error::GitError;
 
+pub(crate) mod compared;
+
 /// Hashes the file of an object that is not in a pack, if there is one. To be done before libgit2 reads the
 /// object: where such a file has no end, libgit2 does not come to one either.
 pub(crate) fn check_loose(mirror: &Path, id: Id) -> Result<(), GitError> {

@@ -21,6 +21,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::durable::flush_all;
 use crate::error::GitError;
+use crate::loose::{check_loose, compared};
 use crate::secrets::{FoundSecrets, Secrets};
 use crate::shadow::IDENTITY;
 
@@ -106,7 +107,13 @@ impl Objects {
         self.repository.odb().map_err(GitError::library("open an object store"))
     }
 
+    /// To be done before an object is read that this module did not write just now.
+    fn prove(&self, id: Id) -> Result<(), GitError> {
+        check_loose(self.repository.commondir(), id)
+    }
+
     pub(crate) fn read(&self, id: Id) -> Result<Vec<u8>, GitError> {
+        self.prove(id)?;
         let odb = self.odb()?;
         let object = odb.read(id).map_err(GitError::library("read an object"))?;
         Ok(object.data().to_vec())
@@ -115,6 +122,7 @@ impl Objects {
     /// Writes the content of a blob into an empty file. A large blob in a file of its own, as this
     /// module writes it, is not read into memory.
     pub(crate) fn copy_to(&self, id: Id, mut file: &File, path: &Path) -> Result<(), GitError> {
+        self.prove(id)?;
         let odb = self.odb()?;
         let (size, _) = odb.read_header(id).map_err(GitError::library("read an object"))?;
         if size as u64 > STREAMED_BYTES
@@ -267,6 +275,7 @@ impl Objects {
     /// Looks for secrets in a blob. A large blob in a file of its own is not read into memory.
     pub(crate) fn search(&self, id: Id, secrets: &Secrets) -> Result<FoundSecrets, GitError> {
         let failed = || GitError::library("read an object");
+        self.prove(id)?;
         let odb = self.odb()?;
         let (size, _) = odb.read_header(id).map_err(failed())?;
         if size as u64 > STREAMED_BYTES
@@ -329,7 +338,7 @@ impl Objects {
     }
 
     pub(crate) fn tree_of(&self, commit: Id) -> Result<Id, git2::Error> {
-        Ok(self.repository.find_commit(commit)?.tree_id())
+        Ok(compared::tree_of(&self.repository, commit)?.id())
     }
 
     /// Returns when everything written, and `more`, survives a power cut. One wait for the disk is

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::beneath::{Beneath, Parent};
 use crate::diff;
 use crate::error::{GitError, blocking};
+use crate::loose::compared::{Compared, prove_compared, tree_of};
 use crate::mirror::Mirror;
 use crate::objects::{Objects, Unflushed, id_of, mode};
 use crate::shadow::Shadow;
@@ -107,10 +108,7 @@ impl LaidOut {
         };
         let repository = store.repository();
         let tree = |commit: &Oid| {
-            let found = store
-                .tree_of(id_of(commit)?)
-                .and_then(|tree| repository.find_tree(tree));
-            found.map_err(GitError::library("read the files of a checkpoint"))
+            tree_of(repository, id_of(commit)?).map_err(GitError::library("read the files of a checkpoint"))
         };
         let (base, from, to) = (tree(base)?, tree(from)?, tree(to)?);
         let changed = out.sort(repository, &base, &from, &to)?;
@@ -132,7 +130,8 @@ impl LaidOut {
         let failed = || GitError::library("compare two checkpoints");
         let mut options = DiffOptions::new();
         options.include_typechange(true).skip_binary_check(true);
-        let diff = repository.diff_tree_to_tree(Some(from), Some(to), Some(&mut options));
+        let diff = prove_compared(repository, from, to, Compared::NAMES)
+            .and_then(|()| repository.diff_tree_to_tree(Some(from), Some(to), Some(&mut options)));
         let diff = diff.map_err(failed())?;
         let mut files = Vec::new();
         for delta in diff.deltas() {

@@ -9,6 +9,7 @@ use kage_core::id::Oid;
 
 use super::PathEntry;
 use crate::error::GitError;
+use crate::loose::compared::{Compared, prove_compared, tree_of};
 use crate::objects::oid_of;
 
 /// The largest version of a file that is compared line by line. A session may write files of any
@@ -88,8 +89,13 @@ pub fn by_file(
     let mut left = scope.total_bytes;
     let mut compare = || {
         let repository = Repository::open_bare(repository)?;
-        let old = repository.find_commit(git2::Oid::from_str(from.as_str())?)?.tree()?;
-        let new = repository.find_commit(git2::Oid::from_str(to.as_str())?)?.tree()?;
+        let old = tree_of(&repository, git2::Oid::from_str(from.as_str())?)?;
+        let new = tree_of(&repository, git2::Oid::from_str(to.as_str())?)?;
+        let compared = Compared {
+            content: true,
+            paths: &scope.paths,
+        };
+        prove_compared(&repository, &old, &new, compared)?;
         let mut options = DiffOptions::new();
         options
             .id_abbrev(40)

@@ -16,6 +16,7 @@ use super::submodules::Submodules;
 use super::{LandingError, Obstacle, ObstacleKind, shown};
 use crate::error::{GitError, blocking};
 use crate::large::FILTER;
+use crate::loose::compared::{self, Compared, folder, prove_compared};
 use crate::snapshot::filters_of;
 use crate::user_repo::{UserRepo, UserShadow};
 
@@ -74,7 +75,8 @@ pub(super) type Changed = BTreeMap<PathBuf, Change>;
 pub(super) fn difference(repository: &Repository, before: git2::Oid, after: git2::Oid) -> Result<Changed, git2::Error> {
     let mut options = DiffOptions::new();
     options.include_typechange(true);
-    let (before, after) = (repository.find_tree(before)?, repository.find_tree(after)?);
+    let (before, after) = (folder(repository, before)?, folder(repository, after)?);
+    prove_compared(repository, &before, &after, Compared::NAMES)?;
     let diff = repository.diff_tree_to_tree(Some(&before), Some(&after), Some(&mut options))?;
     let entry = |file: &git2::DiffFile<'_>| {
         (file.mode() != FileMode::Unreadable).then(|| Entry {
@@ -96,8 +98,7 @@ pub(super) fn difference(repository: &Repository, before: git2::Oid, after: git2
 }
 
 pub(super) fn tree_of(repository: &Repository, commit: &Oid) -> Result<git2::Oid, git2::Error> {
-    let commit = repository.find_commit(git2::Oid::from_str(commit.as_str())?)?;
-    Ok(commit.tree_id())
+    Ok(compared::tree_of(repository, git2::Oid::from_str(commit.as_str())?)?.id())
 }
 
 /// A tree's entry at a path; folders do not count.

@@ -9,6 +9,7 @@ use kage_core::id::Oid;
 
 use super::Worktree;
 use crate::error::{GitError, blocking};
+use crate::loose::compared::{Compared, prove_compared, tree_of};
 use crate::objects::{Objects, Unflushed, id_of};
 use crate::secrets::{FileWithSecret, Secrets};
 
@@ -51,11 +52,9 @@ impl Worktree {
 fn in_commit(objects: &Objects, base: Id, commit: Id, secrets: &Secrets) -> Result<Vec<FileWithSecret>, GitError> {
     let failed = || GitError::library("compare a result with the base");
     let repository = objects.repository();
-    let tree = |commit| {
-        let tree = objects.tree_of(commit).and_then(|tree| repository.find_tree(tree));
-        tree.map_err(failed())
-    };
+    let tree = |commit| tree_of(repository, commit).map_err(failed());
     let (before, after) = (tree(base)?, tree(commit)?);
+    prove_compared(repository, &before, &after, Compared::ALL).map_err(failed())?;
     let mut options = DiffOptions::new();
     options.include_typechange(true).skip_binary_check(true);
     let diff = repository.diff_tree_to_tree(Some(&before), Some(&after), Some(&mut options));

@@ -25,6 +25,7 @@ use crate::beneath::{Beneath, Parent};
 use crate::error::{GitError, blocking};
 use crate::large::{self, FilledFiles};
 use crate::lock;
+use crate::loose::compared::{Compared, prove_compared, tree_of};
 use crate::mirror::Mirror;
 use crate::objects::id_of;
 use crate::removal::remove_folder;
@@ -174,13 +175,11 @@ fn has_same_attributes(mirror: &Mirror, one: &Oid, other: &Oid) -> Result<bool, 
         return Ok(true);
     }
     let repository = Repository::open_bare(mirror.path()).map_err(GitError::library("open a mirror"))?;
-    let tree = |commit: &Oid| {
-        let found = repository.find_commit(id_of(commit)?).and_then(|commit| commit.tree());
-        found.map_err(GitError::library("read a commit"))
-    };
+    let tree = |commit: &Oid| tree_of(&repository, id_of(commit)?).map_err(GitError::library("read a commit"));
     let Ok(old) = tree(one) else { return Ok(false) };
-    let difference = repository
-        .diff_tree_to_tree(Some(&old), Some(&tree(other)?), None)
+    let new = tree(other)?;
+    let difference = prove_compared(&repository, &old, &new, Compared::NAMES)
+        .and_then(|()| repository.diff_tree_to_tree(Some(&old), Some(&new), None))
         .map_err(GitError::library("compare two commits"))?;
     let is_attributes =
         |file: git2::DiffFile<'_>| file.path_bytes().is_some_and(|path| path.ends_with(b".gitattributes"));

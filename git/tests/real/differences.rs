@@ -5,11 +5,12 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kage_core::id::Oid;
 use kage_git::Mirror;
-use kage_git::diff::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, MAX_LINES, by_file};
+use kage_git::diff::{DiffScope, FileDiff, FileLines, FileStatus, MAX_COMPARED, MAX_LINES, between, by_file, patch};
 
 use crate::sandbox::{Sandbox, write};
 
@@ -191,4 +192,59 @@ async fn a_file_that_is_too_large_to_compare_is_only_named() {
     assert_eq!(told, expected);
     assert_eq!(files[3].status, FileStatus::Renamed, "the same content is still found");
     assert_eq!(files[0].patch, b"");
+}
+
+/// What comparing two commits of a repository says, each way that there is. Fails when one does not end.
+fn all_ways(git_dir: &Path, from: &Oid, to: &Oid) -> Vec<(&'static str, bool)> {
+    let (told, heard) = std::sync::mpsc::channel();
+    let (git_dir, from, to) = (git_dir.to_owned(), from.clone(), to.clone());
+    // Not joined: one that hangs must not keep the test.
+    std::thread::spawn(move || {
+        let by_file = by_file(&git_dir, &from, &to, &ALL, |_| ControlFlow::Continue(())).is_ok();
+        told.send(("by_file", by_file)).ok();
+        told.send(("between", between(&git_dir, &from, &to).is_ok())).ok();
+        told.send(("patch", patch(&git_dir, &from, &to).is_ok())).ok();
+    });
+    let limit = Duration::from_secs(60);
+    let ways = (0..3).map(|_| heard.recv_timeout(limit).expect("a comparison that does not end"));
+    ways.collect()
+}
+
+#[tokio::test]
+async fn a_loose_object_that_was_cut_off_ends_a_comparison_with_an_error() {
+    let sandbox = Sandbox::new();
+    let long = lines(5_000);
+    let source = sandbox.repository("source", &[("folder/edited", long.as_str()), ("same", "same\n")]);
+    let from = sandbox.head(&source);
+    write(&source.join("folder/edited"), long + "more\n");
+    sandbox.commit(&source, "change");
+    let (git_dir, to) = (source.join(".git"), sandbox.head(&source));
+    assert!(all_ways(&git_dir, &from, &to).iter().all(|(_, ok)| *ok));
+    for name in [
+        "HEAD",
+        "HEAD^{tree}",
+        "HEAD:folder",
+        "HEAD:folder/edited",
+        "HEAD^",
+        "HEAD^:folder/edited",
+    ] {
+        let id = sandbox.git(&source, &["rev-parse", name]);
+        let (folder, rest) = id.trim().split_at(2);
+        let file = git_dir.join("objects").join(folder).join(rest);
+        let whole = fs::read(&file).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        for length in [0, 1, 20, whole.len() / 2, whole.len() - 1] {
+            fs::write(&file, &whole[..length.min(whole.len() - 1)]).unwrap();
+            for (way, ok) in all_ways(&git_dir, &from, &to) {
+                assert!(!ok, "{name} with {length} bytes: {way}");
+            }
+        }
+        fs::write(&file, whole).unwrap();
+    }
+    assert!(all_ways(&git_dir, &from, &to).iter().all(|(_, ok)| *ok));
+    // What is not compared does not matter.
+    let id = sandbox.git(&source, &["rev-parse", "HEAD:same"]);
+    let (folder, rest) = id.trim().split_at(2);
+    fs::remove_file(git_dir.join("objects").join(folder).join(rest)).unwrap();
+    assert!(all_ways(&git_dir, &from, &to).iter().all(|(_, ok)| *ok));
 }
