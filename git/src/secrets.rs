@@ -172,6 +172,19 @@ impl Secrets {
         }
     }
 
+    /// A path as it may be told. One that has a value in parts is not told at all.
+    #[must_use]
+    pub fn told(&self, path: String) -> String {
+        if self.in_bytes(path.as_bytes()).is_empty() {
+            return path;
+        }
+        let masked = self.masked(path.as_bytes());
+        match self.in_bytes(&masked).is_empty() {
+            true => String::from_utf8_lossy(&masked).into_owned(),
+            false => MASK.to_owned(),
+        }
+    }
+
     /// A path without the values.
     fn masked(&self, path: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();

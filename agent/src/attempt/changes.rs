@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kage_core::event::{ChangeKind, EventBody, FileChange};
+use kage_git::Secrets;
 use tokio::time::Instant;
 
 use crate::adapters::steps::{CheckpointRequest, Steps};
@@ -62,9 +63,18 @@ impl Burst {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     reported: BTreeMap<String, FileChange>,
+    /// What no path may tell.
+    secrets: Secrets,
 }
 
 impl Changes {
+    pub(super) fn new(secrets: Secrets) -> Self {
+        Self {
+            reported: BTreeMap::new(),
+            secrets,
+        }
+    }
+
     /// Looks and reports until it is dropped; returns only when the agent ends. With `burst` it
     /// requests a checkpoint when changed files have come to rest.
     pub(super) async fn watch(
@@ -105,11 +115,20 @@ impl Changes {
         };
         let news = self.news(now);
         for files in news.chunks(FILES) {
-            recording.post(EventBody::FilesChanged(files.to_vec())).await?;
+            recording.post(EventBody::FilesChanged(self.sayable(files))).await?;
             // Only now: this may be dropped while it waits, and the next look reports the rest.
             self.told(files);
         }
         Ok(!news.is_empty())
+    }
+
+    /// The same with paths that tell no secret, whatever an encoding made of it.
+    fn sayable(&self, files: &[FileChange]) -> Vec<FileChange> {
+        let sayable = files.iter().cloned().map(|file| FileChange {
+            path: self.secrets.told(file.path),
+            ..file
+        });
+        sayable.collect()
     }
 
     /// The differences from the last report, in the order of paths.
@@ -151,6 +170,8 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::delivery::forms::sought;
+    use crate::process::Secret;
 
     fn change(path: &str, kind: ChangeKind, added: u64) -> FileChange {
         FileChange {
@@ -183,6 +204,22 @@ mod tests {
         let kept: Vec<bool> = looks.map(|(new, second)| asked(new, second)).into();
         assert_eq!(kept, [false, false, true, false, false, false, true, false]);
         assert!(!asked(false, 49) && asked(false, 50));
+    }
+
+    #[test]
+    fn a_path_tells_no_encoding_of_a_secret() {
+        let changes = Changes::new(sought(&[Secret::new("KEY", "sk-secret-value")]));
+        let percent: String = "sk-secret-value".bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let hex: String = "sk-secret-value".bytes().map(|byte| format!("{byte:02x} ")).collect();
+        for (path, told) in [
+            ("plain.txt".to_owned(), "plain.txt"),
+            ("a/sk-secret-value".to_owned(), "a/***"),
+            (format!("a/{percent}.txt"), "a/***.txt"),
+            (format!("a/{hex}"), "***"),
+        ] {
+            let files = changes.sayable(&[change(&path, ChangeKind::Added, 1)]);
+            assert_eq!(files[0].path, told, "{path}");
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl SessionFiles {
         };
         let transcript = adapter.session_file(input).map_or(Transcript::Told, Transcript::File);
         let mut kept = Self {
-            changes: Changes::default(),
+            changes: Changes::new(attempt.sought.clone()),
             checkpoints: Checkpoints::new(parts, steps.clone(), transcript, place),
             burst: (!adapter.tells_steps()).then(|| Burst::new(steps.clone())),
             steps: steps.clone(),
