@@ -210,6 +210,10 @@ fn warn(warning: &Warning) -> String {
                 in_units(MAX_ALL_LARGE_BYTES)
             )
         }
+        Warning::IncludesNothing { patterns } => format!(
+            "warning: no file here is named by --include {}; sessions get nothing for it",
+            some(patterns)
+        ),
         Warning::NamesLeftOut { count } => {
             format!(
                 "warning: sessions do not see {count} of the tags and branches, which are too many, too large or tags \

@@ -63,18 +63,29 @@ pub enum IncludeError {
     Git(#[from] GitError),
 }
 
+/// What was made of the patterns.
+#[derive(Debug, Default)]
+pub(crate) struct Chosen {
+    /// `None`: there are no such files.
+    pub(crate) included: Option<Included>,
+    /// Files that were named and do not go along.
+    pub(crate) left_out: Vec<LeftOut>,
+    /// Patterns for which there is no file at all.
+    pub(crate) unmatched: Vec<String>,
+}
+
 /// Makes the commit of those ignored files below `root` that its include file or `patterns` name, and
-/// says which of them do not go along. `None`: there are none.
+/// says which of them do not go along.
 pub(crate) async fn choose(
     shadow: &Shadow,
     root: &Path,
     head: &Oid,
     patterns: &[String],
-) -> Result<(Option<Included>, Vec<LeftOut>), IncludeError> {
+) -> Result<Chosen, IncludeError> {
     let by_file = fs::symlink_metadata(root.join(INCLUDE_FILE)).is_ok_and(|found| found.is_file());
     let patterns: Vec<_> = patterns.iter().filter(|pattern| !pattern.is_empty()).collect();
     if !by_file && patterns.is_empty() {
-        return Ok((None, Vec::new()));
+        return Ok(Chosen::default());
     }
     let mut list = shadow.git("ls-files").args(["--others", "--ignored", "-z"]);
     if by_file {
@@ -94,6 +105,12 @@ pub(crate) async fn choose(
         .filter(|path| !of_base.contains(path))
         .map(<[u8]>::to_owned)
         .collect();
+    let mut unmatched = Vec::new();
+    for pattern in &patterns {
+        if !has_any(shadow, root, pattern).await? {
+            unmatched.push((*pattern).clone());
+        }
+    }
     let lines = by_file.then(|| fs::read_to_string(root.join(INCLUDE_FILE)).unwrap_or_default());
     let mut literal: Vec<String> = lines.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
     literal.extend(patterns.into_iter().cloned());
@@ -102,12 +119,30 @@ pub(crate) async fn choose(
         Ok::<_, GitError>(read(&git_dir, &root, named, &literal))
     });
     let (files, left_out) = chosen.await??;
-    if files.is_empty() {
-        return Ok((None, left_out));
+    let included = if files.is_empty() {
+        None
+    } else {
+        let commit = commit(shadow, head, &files).await?;
+        let paths = files.iter().map(|file| shown(&file.path)).collect();
+        Some(Included { commit, paths })
+    };
+    Ok(Chosen {
+        included,
+        left_out,
+        unmatched,
+    })
+}
+
+/// Whether a pattern has any file: also one that git tracks, whose content behind Git LFS may be meant, and
+/// one that git does not even list.
+async fn has_any(shadow: &Shadow, root: &Path, pattern: &str) -> Result<bool, GitError> {
+    let literal = root.join(pattern.trim_start_matches('/').trim_end());
+    if fs::symlink_metadata(literal).is_ok() {
+        return Ok(true);
     }
-    let commit = commit(shadow, head, &files).await?;
-    let paths = files.iter().map(|file| shown(&file.path)).collect();
-    Ok((Some(Included { commit, paths }), left_out))
+    let list = shadow.git("ls-files").args(["--cached", "--others", "--ignored", "-z"]);
+    let found = list.arg("--exclude").arg(pattern).run().await?;
+    Ok(!found.is_empty())
 }
 
 /// A file that goes along, whose content is stored.

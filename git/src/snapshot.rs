@@ -66,6 +66,8 @@ pub enum Warning {
     LargeFilePointers { paths: Vec<String> },
     /// The same, because the contents are larger than what is taken along. With their sizes in bytes.
     LargeFilesLeftOut { files: Vec<(String, u64)> },
+    /// There is no file of these patterns to include.
+    IncludesNothing { patterns: Vec<String> },
     /// Tags and branches that sessions do not see, because they are too many, too large, or tags of
     /// tags.
     NamesLeftOut { count: usize },
@@ -207,9 +209,13 @@ impl Snapshot {
             &snapshot.head,
             &options.include,
         );
-        let (included, not_included) = chosen.await?;
-        snapshot.included = included;
-        snapshot.left_out.extend(not_included);
+        let chosen = chosen.await?;
+        snapshot.included = chosen.included;
+        snapshot.left_out.extend(chosen.left_out);
+        if !chosen.unmatched.is_empty() {
+            let patterns = chosen.unmatched;
+            snapshot.warnings.push(Warning::IncludesNothing { patterns });
+        }
         let submodules = match has_submodules {
             true => snapshot.take_submodules(repository).await?,
             false => Vec::new(),

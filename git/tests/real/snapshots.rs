@@ -325,9 +325,13 @@ async fn what_cannot_be_read_or_stored_is_left_out_and_told() {
     let reads_all = fs::File::open(source.join("secret")).is_ok();
     let options = SnapshotOptions {
         committed: false,
-        include: vec!["*.env".to_owned(), "pipe.env".to_owned()],
+        include: ["*.env", "pipe.env", "none.env", "/tracked", "*.none"]
+            .map(str::to_owned)
+            .to_vec(),
     };
     let snapshot = take(&source, &options).await.unwrap();
+    let patterns = ["none.env", "*.none"].map(str::to_owned).to_vec();
+    assert_eq!(snapshot.warnings, [Warning::IncludesNothing { patterns }]);
     let left_out: BTreeMap<_, _> = snapshot
         .left_out
         .iter()
