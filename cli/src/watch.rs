@@ -32,6 +32,8 @@ pub struct Watch {
     stream: Option<tonic::Streaming<v1::WatchTaskResponse>>,
     pause: Duration,
     gone: Duration,
+    /// The last answer was an item.
+    going: bool,
 }
 
 impl Watch {
@@ -45,6 +47,7 @@ impl Watch {
             stream: None,
             pause: FIRST_PAUSE,
             gone: Duration::ZERO,
+            going: false,
         }
     }
 
@@ -61,9 +64,11 @@ impl Watch {
                 Ok(item) => {
                     self.pause = FIRST_PAUSE;
                     self.gone = Duration::ZERO;
+                    self.going = item.is_some();
                     return Ok(item);
                 }
-                Err(error) if error.is_transient() && self.request.follow && self.gone < GONE_LIMIT => {
+                // Whoever does not follow waits for no coordinator, but goes on where it was cut.
+                Err(error) if error.is_transient() && (self.request.follow || self.going) && self.gone < GONE_LIMIT => {
                     tracing::info!(%error, "watch interrupted");
                     self.stream = None;
                     tokio::time::sleep(self.pause).await;

@@ -211,6 +211,8 @@ pub struct CallerLimits {
     pub calls_per_second: u32,
     /// Watches that one token may have open.
     pub watches: u32,
+    /// Bytes that wait for the networks of all watchers together.
+    pub watch_bytes: u64,
     /// Sessions of one project that may wait for an agent before it gets no new task.
     pub waiting_sessions: u32,
     /// Bytes of each stream of output of one attempt.
@@ -224,8 +226,10 @@ impl Default for CallerLimits {
             wrong_tokens_per_minute: 60,
             // An agent with 32 sessions makes some ten calls in a second at most.
             calls_per_second: 200,
-            // One that does not read holds some 4 MiB.
+            // One that does not read holds half a MiB, and is cut after a minute.
             watches: 100,
+            // Some hundred that read slowly at once.
+            watch_bytes: 128 << 20,
             // A hundred tasks of a thousand sessions.
             waiting_sessions: 100_000,
             // Agents stop at a quarter of it by themselves.

@@ -9,6 +9,7 @@ pub mod access;
 pub(crate) mod bodies;
 pub(crate) mod lobby;
 pub(crate) mod rate;
+pub(crate) mod outflow;
 pub(crate) mod restraint;
 pub(crate) mod auth;
 pub(crate) mod web;

@@ -13,6 +13,8 @@ pub struct CallerSettings {
     pub calls_per_second: Option<u32>,
     /// Watches that one token may have open.
     pub watches: Option<u32>,
+    /// MiB that wait for the networks of all watchers together.
+    pub watch_mib: Option<u64>,
     /// Sessions of one project that may wait for an agent.
     pub waiting_sessions: Option<u32>,
     /// MiB of each stream of output of one attempt.
@@ -28,6 +30,9 @@ impl CallerSettings {
             wrong_tokens_per_minute: self.wrong_tokens_per_minute.unwrap_or(usual.wrong_tokens_per_minute),
             calls_per_second: self.calls_per_second.unwrap_or(usual.calls_per_second),
             watches: self.watches.unwrap_or(usual.watches),
+            watch_bytes: self
+                .watch_mib
+                .map_or(usual.watch_bytes, |mib| mib.saturating_mul(1 << 20)),
             waiting_sessions: self.waiting_sessions.unwrap_or(usual.waiting_sessions),
             output: self.output_mib.map_or(usual.output, |mib| mib.saturating_mul(1 << 20)),
         }

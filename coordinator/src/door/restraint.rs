@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::config::CallerLimits;
 use crate::door::lobby::From;
+use crate::door::outflow::Outflows;
 use crate::door::rate::{Rates, Turn};
 
 /// How long the answer to a wrong token may be held back. A stranger's call has this time at least.
@@ -25,6 +26,8 @@ pub(crate) struct Restraint {
     wrong: Rates<From>,
     calls: Rates<String>,
     watches: Mutex<HashMap<String, u32>>,
+    /// What waits for the networks of watchers.
+    pub(crate) outflows: Outflows,
 }
 
 impl Restraint {
@@ -41,6 +44,7 @@ impl Restraint {
                 Duration::ZERO,
             ),
             watches: Mutex::default(),
+            outflows: Outflows::new(limits.watch_bytes),
         }
     }
 

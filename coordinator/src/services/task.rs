@@ -13,15 +13,14 @@ use kage_proto::convert::{self, InvalidField, Wrong};
 use kage_proto::status::ApiError;
 use kage_proto::v1::task_service_server::TaskService;
 use kage_proto::{MAX_INLINE, v1};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::checkpoint::subject::named;
 use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
+use crate::door::outflow::Outgoing;
 use crate::duties::retention::{self, FilesFate};
 use crate::refusals::{busy, internal, read_error, store_error};
 use crate::store::{
@@ -174,7 +173,7 @@ impl TaskService for Tasks {
         Ok(Response::new(v1::RemoveTaskResponse {}))
     }
 
-    type WatchTaskStream = ReceiverStream<Result<v1::WatchTaskResponse, Status>>;
+    type WatchTaskStream = Outgoing<v1::WatchTaskResponse>;
 
     async fn watch_task(
         &self,
@@ -205,16 +204,16 @@ impl TaskService for Tasks {
             follow: message.follow,
         };
         let open = self.0.restraint.watch(caller.limited())?;
-        let (responses, stream) = mpsc::channel(watching::QUEUED_RESPONSES);
+        let (responses, stream) = self.0.restraint.outflows.open();
         let coordinator = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             watching::run(coordinator, watch, responses).await;
             drop(open);
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(stream))
     }
 
-    type WatchTasksStream = ReceiverStream<Result<v1::WatchTasksResponse, Status>>;
+    type WatchTasksStream = Outgoing<v1::WatchTasksResponse>;
 
     async fn watch_tasks(
         &self,
@@ -223,13 +222,13 @@ impl TaskService for Tasks {
         let caller = principal(&message);
         let watch = listing::watch(&caller, self.0.run, message.into_inner())?;
         let open = self.0.restraint.watch(caller.limited())?;
-        let (responses, stream) = mpsc::channel(tasks::QUEUED_RESPONSES);
+        let (responses, stream) = self.0.restraint.outflows.open();
         let coordinator = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
             tasks::run(coordinator, watch, responses).await;
             drop(open);
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(stream))
     }
 
     async fn get_report(
@@ -367,7 +366,9 @@ impl Tasks {
         let sessions = || spec.assignments.iter();
         let (board, now) = (self.0.board(), Instant::now());
         TaskLacks {
-            sessions: sessions().map(|session| sending::lacks(&board, spec, session)).collect(),
+            sessions: sessions()
+                .map(|session| sending::lacks(&board, spec, session))
+                .collect(),
             verify: sessions().find_map(|session| board.nobody_can_verify(spec, session, now)),
         }
     }

@@ -16,11 +16,11 @@ use kage_proto::convert::task::TaskDetail;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::watch_tasks_response::Item;
-use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
+use crate::door::outflow::{Outflow, Unsent};
 use crate::refusals::read_error;
 use crate::store::{TaskFilter, TaskView};
 use crate::topics::changes::Position;
@@ -32,8 +32,6 @@ mod surroundings;
 use cursor::TasksCursor;
 use surroundings::Surroundings;
 
-/// Responses that wait for the network. A watcher whose client does not read stops here.
-pub(crate) const QUEUED_RESPONSES: usize = 16;
 /// Tasks read at once.
 const PAGE: u32 = 100;
 /// The least time between two looks at what changed: a task that works tells of itself many times a
@@ -45,7 +43,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// cursor does not become too old.
 const UNTOLD: u64 = 1000;
 
-pub(crate) type Responses = mpsc::Sender<Result<v1::WatchTasksResponse, tonic::Status>>;
+pub(crate) type Responses = Outflow<v1::WatchTasksResponse>;
 
 /// What is to be watched.
 #[derive(Debug)]
@@ -85,7 +83,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: TasksWatch, respon
         waiting: None,
     };
     if let Err(Stopped::Failed(error)) = watcher.run().await {
-        responses.send(Err(error.into())).await.ok();
+        responses.fail(error);
     }
 }
 
@@ -271,6 +269,6 @@ impl Watcher<'_> {
             cursor: self.cursor.as_ref().map(TasksCursor::encode).unwrap_or_default(),
             item,
         };
-        self.responses.send(Ok(response)).await.map_err(|_| Stopped::Gone)
+        self.responses.send(response).await.map_err(|Unsent| Stopped::Gone)
     }
 }

@@ -14,23 +14,21 @@ use kage_proto::convert::task::TaskDetail;
 use kage_proto::status::ApiError;
 use kage_proto::v1::watch_task_response::Item;
 use kage_proto::{MAX_INLINE, v1};
-use tokio::sync::mpsc;
 
 use crate::coordinator::Coordinator;
+use crate::door::outflow::{Outflow, Unsent};
 use crate::refusals::{internal, read_error};
 use crate::store::{AttemptView, News, TaskEvent, TaskView, Watched};
 use crate::topics::Version;
 use crate::watch::cursor::Cursor;
 use crate::watch::view;
 
-/// Responses that wait for the network. A watcher whose client does not read waits here.
-pub(crate) const QUEUED_RESPONSES: usize = 16;
 /// Events read at once.
 const PAGE: u32 = 256;
-/// Bytes of one read of a stream.
-const READ: usize = 4 * MAX_INLINE;
+/// Bytes of one read of a stream: they are in memory beside what waits for the network.
+const READ: usize = 2 * MAX_INLINE;
 
-pub(crate) type Responses = mpsc::Sender<Result<v1::WatchTaskResponse, tonic::Status>>;
+pub(crate) type Responses = Outflow<v1::WatchTaskResponse>;
 
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -92,9 +90,7 @@ pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: Watch, responses: 
     };
     match watcher.run().await {
         Ok(()) | Err(Stopped::Gone) => {}
-        Err(Stopped::Failed(error)) => {
-            responses.send(Err(error.into())).await.ok();
-        }
+        Err(Stopped::Failed(error)) => responses.fail(error),
     }
 }
 
@@ -279,6 +275,6 @@ impl Watcher<'_> {
             cursor: self.watch.cursor.encode(),
             item: Some(item),
         };
-        self.responses.send(Ok(response)).await.map_err(|_| Stopped::Gone)
+        self.responses.send(response).await.map_err(|Unsent| Stopped::Gone)
     }
 }
