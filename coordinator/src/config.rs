@@ -213,6 +213,10 @@ pub struct CallerLimits {
     pub watches: u32,
     /// Bytes that wait for the networks of all watchers together.
     pub watch_bytes: u64,
+    /// Bytes of blobs, contexts and pushes that one token or agent may send in an hour.
+    pub upload_per_hour: u64,
+    /// Bytes that one project may have in blobs and repositories before it gets no more.
+    pub project_bytes: u64,
     /// Sessions of one project that may wait for an agent before it gets no new task.
     pub waiting_sessions: u32,
     /// Bytes of each stream of output of one attempt.
@@ -230,6 +234,10 @@ impl Default for CallerLimits {
             watches: 100,
             // Some hundred that read slowly at once.
             watch_bytes: 128 << 20,
+            // Twice the largest push.
+            upload_per_hour: 64 << 30,
+            // How large disks and repositories are is different everywhere.
+            project_bytes: 0,
             // A hundred tasks of a thousand sessions.
             waiting_sessions: 100_000,
             // Agents stop at a quarter of it by themselves.

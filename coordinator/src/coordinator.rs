@@ -21,6 +21,7 @@ use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
 use crate::data::standstill::Removals;
+use crate::data::stored::StoredBytes;
 use crate::door::identities::Identities;
 use crate::door::restraint::Restraint;
 use crate::output::Outputs;
@@ -66,6 +67,7 @@ pub(crate) struct Coordinator {
     pub(crate) patience: Patience,
     /// What agents may be given to do that show the owner's token.
     pub(crate) token_agents: Capabilities,
+    pub(crate) stored: StoredBytes,
     pub(crate) identities: Arc<Identities>,
     /// What one caller may take, as the door counts it.
     pub(crate) restraint: Arc<Restraint>,

@@ -10,3 +10,4 @@ pub(crate) mod blobs;
 pub(crate) mod repositories;
 pub(crate) mod quarantine;
 pub(crate) mod standstill;
+pub(crate) mod stored;

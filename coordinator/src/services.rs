@@ -13,6 +13,7 @@ use crate::store::{Named, Request, TaskView};
 
 mod listing;
 mod page;
+mod room;
 
 pub(crate) mod http;
 

@@ -66,6 +66,29 @@ impl<K: Eq + Hash> Rates<K> {
         full_at.insert(key, full);
         if wait.is_zero() { Turn::Now } else { Turn::After(wait) }
     }
+
+    /// How long a key has no turn; zero = it has one now.
+    pub(crate) fn wait(&self, key: &K, now: Instant) -> Duration {
+        let full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = full_at.get(key).map_or(now, |at| (*at).max(now));
+        (full - now).saturating_sub(self.saved)
+    }
+
+    /// Takes turns that a key had already, whether or not it had as many.
+    pub(crate) fn charge(&self, key: K, turns: u32, now: Instant) {
+        if self.gap.is_zero() {
+            return;
+        }
+        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if full_at.len() >= MOST_KEYS && !full_at.contains_key(&key) {
+            full_at.retain(|_, full_at| *full_at > now);
+            if full_at.len() >= MOST_KEYS {
+                return;
+            }
+        }
+        let full = full_at.get(&key).map_or(now, |at| (*at).max(now));
+        full_at.insert(key, full + self.gap.saturating_mul(turns));
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +117,21 @@ mod tests {
         let later = start + 100 * SECOND;
         assert_eq!([rates.take("a", later), rates.take("a", later)], [Turn::Now, Turn::Now]);
         assert_eq!(rates.take("a", later), Turn::After(SECOND));
+    }
+
+    #[test]
+    fn what_a_key_had_already_is_waited_for_afterwards() {
+        let rates = Rates::new(1, SECOND, 2, Duration::ZERO);
+        let start = Instant::now();
+        rates.charge("a", 2, start);
+        assert_eq!(rates.wait(&"a", start), Duration::ZERO);
+        rates.charge("a", 5, start);
+        assert_eq!(rates.wait(&"a", start), 5 * SECOND);
+        assert_eq!(rates.wait(&"a", start + 4 * SECOND), SECOND);
+        assert_eq!(rates.wait(&"b", start), Duration::ZERO);
+        let unlimited = Rates::new(0, SECOND, 1, Duration::ZERO);
+        unlimited.charge("a", u32::MAX, start);
+        assert_eq!(unlimited.wait(&"a", start), Duration::ZERO);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kage_core::left_out::in_units;
 use kage_proto::status::ApiError;
 use tokio::time::Instant;
 
@@ -20,11 +21,17 @@ const HELD_BACK: Duration = Duration::from_secs(5);
 /// Unused calls of so much time can be made at once.
 const SAVED_CALLS: u32 = 10;
 
+/// What is counted of stored bytes, and for how long.
+const KIB: u64 = 1 << 10;
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
 #[derive(Debug)]
 pub(crate) struct Restraint {
     limits: CallerLimits,
     wrong: Rates<From>,
     calls: Rates<String>,
+    /// KiB that are stored.
+    sent: Rates<String>,
     watches: Mutex<HashMap<String, u32>>,
     /// What waits for the networks of watchers.
     pub(crate) outflows: Outflows,
@@ -34,6 +41,7 @@ impl Restraint {
     pub(crate) fn new(limits: CallerLimits) -> Self {
         let wrong = limits.wrong_tokens_per_minute;
         let calls = limits.calls_per_second;
+        let sent = u32::try_from(limits.upload_per_hour.div_ceil(KIB)).unwrap_or(u32::MAX);
         Self {
             limits,
             wrong: Rates::new(wrong, Duration::from_secs(60), wrong, HELD_BACK),
@@ -43,6 +51,8 @@ impl Restraint {
                 calls.saturating_mul(SAVED_CALLS),
                 Duration::ZERO,
             ),
+            // What an hour has may come at once.
+            sent: Rates::new(sent, HOUR, sent, Duration::ZERO),
             watches: Mutex::default(),
             outflows: Outflows::new(limits.watch_bytes),
         }
@@ -80,6 +90,28 @@ impl Restraint {
                 retry: Some(retry),
             }),
         }
+    }
+
+    /// Whether a caller with this name may send more that is stored.
+    pub(crate) fn may_send(&self, name: &str) -> Result<(), ApiError> {
+        let wait = self.sent.wait(&name.to_owned(), Instant::now());
+        if wait.is_zero() {
+            return Ok(());
+        }
+        Err(ApiError::ResourceExhausted {
+            message: format!(
+                "a token may send {} in an hour; wait, or ask for more (`upload_mib_per_hour` of the coordinator's \
+                 `[limits]`)",
+                in_units(self.limits.upload_per_hour)
+            ),
+            retry: Some(wait),
+        })
+    }
+
+    /// Counts what a caller with this name sent.
+    pub(crate) fn sent(&self, name: &str, bytes: u64) {
+        let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX);
+        self.sent.charge(name.to_owned(), kib, Instant::now());
     }
 
     /// Counts a watch of a caller with this name until the returned value is dropped.
@@ -168,6 +200,19 @@ mod tests {
         assert!((0..1000).all(|_| restraint.call(None).is_ok()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(restraint.call(person(1)).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_token_sent_in_an_hour_is_waited_for() {
+        let restraint = Restraint::new(CallerLimits {
+            upload_per_hour: 1 << 20,
+            ..CallerLimits::default()
+        });
+        restraint.sent("token:1", 3 << 20);
+        assert!(is_refused(restraint.may_send("token:1")));
+        assert!(restraint.may_send("token:2").is_ok());
+        tokio::time::advance(2 * HOUR).await;
+        assert!(restraint.may_send("token:1").is_ok());
     }
 
     #[tokio::test]

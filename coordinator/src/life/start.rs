@@ -33,6 +33,7 @@ use crate::data::quarantine::Quarantine;
 use crate::data::repositories::Repositories;
 use crate::data::secrets::Secrets;
 use crate::data::standstill::Removals;
+use crate::data::stored::StoredBytes;
 use crate::delivery::results::StoredObjects;
 use crate::door::auth::Door;
 use crate::door::connections::{self, Served, Stopping};
@@ -216,6 +217,7 @@ impl Locked {
             timings: config.timings,
             patience: config.patience,
             token_agents: config.token_agents,
+            stored: StoredBytes::new([data.blobs(), data.repositories()], config.callers.project_bytes),
             identities,
             restraint,
             callers: config.callers,

@@ -11,6 +11,7 @@ use kage_proto::v1::context_service_server::ContextService;
 use kage_proto::{MAX_INLINE, convert, v1};
 use tonic::{Request, Response, Status};
 
+use super::room::Room;
 use super::{principal, request};
 use crate::coordinator::Coordinator;
 use crate::data::blobs::BlobError;
@@ -37,7 +38,11 @@ impl ContextService for Contexts {
         let known = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
         let size = match known {
             Some(size) => size,
-            None => self.take(&project, &digest, message.content).await?,
+            None => {
+                let room = Room::of(&self.0, &caller, &project).await?;
+                room.took(message.content.len());
+                self.take(&project, &digest, message.content).await?
+            }
         };
         let command = PutContext {
             request,

@@ -6,8 +6,8 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 
 use kage_core::job::JobType;
 use kage_proto::status::ApiError;
@@ -52,6 +52,20 @@ async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
 /// Why a caller may not, in HTTP's words.
 fn forbidden(error: &ApiError) -> Box<Response> {
     Box::new((StatusCode::FORBIDDEN, format!("{error}\n")).into_response())
+}
+
+/// A caller that takes too much, in HTTP's words; git shows them.
+fn refused(error: &ApiError) -> Box<Response> {
+    let ApiError::ResourceExhausted { retry, .. } = error else {
+        return forbidden(error);
+    };
+    let mut response = (StatusCode::TOO_MANY_REQUESTS, format!("{error}\n")).into_response();
+    if let Some(retry) = retry {
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(retry.as_secs().max(1)));
+    }
+    Box::new(response)
 }
 
 /// An internal error: only the log has all of it.

@@ -251,3 +251,47 @@ async fn output_has_an_end_and_absurd_usage_does_not_count() {
     assert!(reason.contains("100 bytes"), "{reason}");
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_sends_so_much_and_a_project_has_so_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = start(dir.path(), |limits| {
+        limits.upload_per_hour = 64 << 10;
+        limits.project_bytes = 192 << 10;
+    })
+    .await;
+    let bearer = async || {
+        let token = v1::CreateTokenRequest {
+            request_id: request_id(),
+            role: v1::Role::Submit.into(),
+            ..v1::CreateTokenRequest::default()
+        };
+        let token = cluster.client.access().create_token(token).await.unwrap();
+        format!("Bearer {}", token.into_inner().bearer)
+    };
+    let put = async |bearer: &str, project: &str, byte: u8| {
+        let bytes = vec![byte; 128 << 10];
+        let path = format!("PUT /v1/blobs/{project}/{}", kage_core::id::Digest::of(&bytes));
+        let (status, said) = cluster.http(&path, &[("authorization", bearer)], &bytes).await;
+        (status, String::from_utf8_lossy(&said).into_owned())
+    };
+    let (one, other) = (bearer().await, bearer().await);
+    assert_eq!(put(&one, "default", 1).await.0, 201);
+    let (status, said) = put(&one, "default", 2).await;
+    assert!(status == 429 && said.contains("in an hour"), "{status} {said}");
+    // Another token may send, until the project has enough; another project has room.
+    assert_eq!(put(&other, "default", 3).await.0, 201);
+    let third = bearer().await;
+    let (status, said) = put(&third, "default", 4).await;
+    assert!(status == 429 && said.contains("project default has"), "{status} {said}");
+    let push = "GET /git/default/repo/info/refs?service=git-receive-pack";
+    let (status, said) = cluster.http(push, &[("authorization", third.as_str())], b"").await;
+    assert_eq!(status, 429, "{}", String::from_utf8_lossy(&said));
+    assert_eq!(put(&third, "elsewhere", 5).await.0, 201);
+    assert_eq!(
+        put(&cluster.bearer(), "default", 6).await.0,
+        201,
+        "the owner is not limited"
+    );
+    cluster.stop().await;
+}

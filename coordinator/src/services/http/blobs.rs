@@ -16,10 +16,11 @@ use kage_proto::blob::AGENT_HEADER;
 use kage_proto::status::ApiError;
 use object_store::GetRange;
 
-use super::{failed, forbidden};
+use super::{failed, forbidden, refused};
 use crate::coordinator::Coordinator;
 use crate::data::blobs::{Blob, BlobError};
 use crate::door::auth::Principal;
+use crate::services::room::Room;
 use crate::store::{RecordContextSent, StoreError};
 
 pub(super) fn routes() -> Router<Arc<Coordinator>> {
@@ -68,7 +69,16 @@ async fn put(
         Ok(names) => names,
         Err(refusal) => return *refusal,
     };
-    match coordinator.blobs.put(&project, &digest, body.into_data_stream()).await {
+    let room = match Room::of(&coordinator, &caller, &project).await {
+        Ok(room) => room,
+        Err(error) => return *refused(&error),
+    };
+    let body = body.into_data_stream().inspect(move |piece| {
+        if let Ok(bytes) = piece {
+            room.took(bytes.len());
+        }
+    });
+    match coordinator.blobs.put(&project, &digest, body).await {
         Ok(true) => StatusCode::CREATED.into_response(),
         Ok(false) => StatusCode::OK.into_response(),
         Err(error) => problem(&error),

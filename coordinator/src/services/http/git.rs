@@ -19,10 +19,11 @@ use kage_git::{GitError, Mirror};
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
-use super::{failed, forbidden};
+use super::{failed, forbidden, refused};
 use crate::coordinator::Coordinator;
 use crate::data::repositories::RepositoryHold;
 use crate::door::auth::Principal;
+use crate::services::room::Room;
 
 pub(super) fn routes() -> Router<Arc<Coordinator>> {
     Router::new()
@@ -45,6 +46,10 @@ async fn references(
     let Some(service) = asked.service.as_deref().and_then(Service::from_name) else {
         return (StatusCode::FORBIDDEN, "only git's smart protocol is served\n").into_response();
     };
+    // Before anything is sent.
+    if let Err(refusal) = room(&coordinator, &caller, &project, service).await {
+        return *refusal;
+    }
     let (mirror, _held) = match mirror(&coordinator, &caller, &project, &repository, service).await {
         Ok(mirror) => mirror,
         Err(refusal) => return *refusal,
@@ -81,11 +86,20 @@ async fn exchange(
         Some(b"gzip" | b"x-gzip") => true,
         Some(_) => return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "only gzip is understood\n").into_response(),
     };
+    let room = match room(&coordinator, &caller, &project, service).await {
+        Ok(room) => room,
+        Err(refusal) => return *refusal,
+    };
     let (mirror, held) = match mirror(&coordinator, &caller, &project, &repository, service).await {
         Ok(mirror) => mirror,
         Err(refusal) => return *refusal,
     };
-    let body = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let body = body.into_data_stream().inspect(move |piece| {
+        if let Ok(bytes) = piece {
+            room.took(bytes.len());
+        }
+    });
+    let body = StreamReader::new(body.map_err(io::Error::other));
     match serve(&mirror, service, protocol(&headers), gzip, body).await {
         Ok(reply) => {
             let headers = [(CONTENT_TYPE, service.result_type()), (CACHE_CONTROL, "no-cache")];
@@ -96,6 +110,24 @@ async fn exchange(
             (headers, Body::from_stream(reply)).into_response()
         }
         Err(error) => problem(&mirror, &error),
+    }
+}
+
+/// What a push may send. A fetch sends nothing that stays.
+async fn room(
+    coordinator: &Coordinator,
+    caller: &Principal,
+    project: &str,
+    service: Service,
+) -> Result<Room, Box<Response>> {
+    match (service, project.parse()) {
+        (Service::ReceivePack, Ok(project)) => {
+            caller.may_use(&project).map_err(|error| forbidden(&error))?;
+            let room = Room::of(coordinator, caller, &project).await;
+            room.map_err(|error| refused(&error))
+        }
+        // What is no project is refused with its repository.
+        (Service::ReceivePack, Err(InvalidId { .. })) | (Service::UploadPack, _) => Ok(Room::default()),
     }
 }
 
