@@ -1,6 +1,7 @@
-//! Faults: links that are cut or bad, full disks, power cuts, failing system calls. Each is undone
+//! Faults: links that are cut or bad, full disks, machines without room, power cuts, failing system calls. Each is undone
 //! when its value is dropped.
 
+pub mod crowd;
 pub mod disk;
 pub mod image;
 pub mod link;

@@ -13,6 +13,7 @@ mod disks;
 mod kills;
 mod leases;
 mod links;
+mod neighbours;
 mod power;
 mod storms;
 mod syscalls;
