@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use kage_coordinator::backup::{self, BackupError, Flaw};
 use kage_core::checkpoint::CheckpointReason;
-use kage_core::event::{AttemptOutcome, DiffStat, EventBody, ResultCommit};
+use kage_core::event::{AttemptOutcome, EventBody};
 use kage_core::id::Digest;
 use kage_core::time::Timestamp;
 use kage_proto::v1;
 
 use crate::checkpoints::{Repo, start};
+use crate::claims::unsaid;
 use crate::cluster::{Cluster, FakeAgent, hello};
 use crate::planes::git;
 use crate::retention::{ended, gone, pushed};
@@ -29,15 +30,7 @@ async fn solved(cluster: &Cluster, dir: &Path, repo: &Repo, agent: &mut FakeAgen
     fs::write(repo.path.join("a.txt"), format!("solved {n}\n")).unwrap();
     let taken = repo.checkpoint(cluster, &repo.base, CheckpointReason::Final).await;
     let pack = taken.pack.clone().unwrap();
-    let result = ResultCommit {
-        commit: taken.commit.clone(),
-        tree: None,
-        diff: DiffStat::default(),
-        paths: Vec::new(),
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let result = unsaid(&taken.commit);
     agent.send_output(&granted.key, 0, b"words").await;
     let told = vec![
         EventBody::CheckpointTaken(taken),

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use kage_coordinator::OwnAgent;
 use kage_core::access::Capabilities;
-use kage_core::event::{AttemptOutcome, DiffStat, EventBody, ResultCommit};
 use kage_core::id::{AgentId, Oid};
 use kage_core::task::{RepositoryRef, TaskSpec};
 use kage_proto::client::{Client, Credentials};
@@ -13,6 +12,7 @@ use kage_proto::convert::agent::WorkKind;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
+use crate::claims::{claim, said};
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
 use crate::planes::{git, repository, thin_pack};
 
@@ -71,26 +71,8 @@ async fn an_unknown_agent_with_the_owners_token_is_offered_no_check() {
     git(&repo, &["commit", "-q", "-a", "-m", "result"], None).await;
     let commit: Oid = git(&repo, &["rev-parse", "HEAD"], None).await.parse().unwrap();
     let pack = thin_pack(&repo, &commit, &base);
-    let result = ResultCommit {
-        commit: commit.clone(),
-        tree: None,
-        diff: DiffStat {
-            files: 1,
-            added: 1,
-            removed: 1,
-        },
-        paths: vec!["a.txt".into()],
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    };
-    let claim = vec![
-        EventBody::ResultCommitted {
-            result,
-            pack: cluster.put(&pack).await,
-        },
-        EventBody::Finished(AttemptOutcome::Claimed),
-    ];
+    let result = said(&commit, None);
+    let claim = claim(result, cluster.put(&pack).await);
     unknown.send_events(&granted.key, 1, claim).await;
     unknown.acked(2).await;
     let waits = soon("the reason of the wait", async {

@@ -4,9 +4,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
-use kage_core::event::{AttemptOutcome, DiffStat, EventBody, ResultCommit, Verdict, VerdictKind};
+use kage_core::event::ResultCommit;
 use kage_core::id::{Digest, Oid};
 use kage_core::task::{RepositoryRef, TaskSpec};
 use kage_proto::convert::agent::WorkKind;
@@ -14,6 +13,7 @@ use kage_proto::v1;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::checkpoints::Repo;
+use crate::claims::{claim, passed, said};
 use crate::cluster::{Cluster, FakeAgent, Granted, hello, spec};
 use crate::planes::git;
 
@@ -72,46 +72,6 @@ async fn pack(cluster: &Cluster, repo: &Path, commit: &Oid, without: Option<&str
     let packed = packing.wait_with_output().await.unwrap();
     assert!(packed.status.success());
     cluster.put(&packed.stdout).await
-}
-
-/// What an agent says of a commit: one line of `a.txt`, whatever it is.
-fn said(commit: &Oid, tree: Option<Oid>) -> ResultCommit {
-    ResultCommit {
-        commit: commit.clone(),
-        tree,
-        diff: DiffStat {
-            files: 1,
-            added: 1,
-            removed: 1,
-        },
-        paths: vec!["a.txt".into()],
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    }
-}
-
-fn claim(result: ResultCommit, pack: Digest) -> Vec<EventBody> {
-    vec![
-        EventBody::ResultCommitted { result, pack },
-        EventBody::Finished(AttemptOutcome::Claimed),
-    ]
-}
-
-fn passed() -> AttemptOutcome {
-    AttemptOutcome::Verdict(Verdict {
-        kind: VerdictKind::Passed,
-        exit_code: Some(0),
-        message: "passed".into(),
-        duration: Duration::from_millis(5),
-        agent: "fake-1".into(),
-        environment: "linux".into(),
-        machine: None,
-        restored: Vec::new(),
-        tests: None,
-        without_change: None,
-        output: String::new(),
-    })
 }
 
 async fn report(cluster: &Cluster, task: &v1::Task) -> v1::Report {

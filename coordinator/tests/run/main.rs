@@ -6,6 +6,7 @@ mod admission;
 mod backup;
 mod capabilities;
 mod checkpoints;
+mod claims;
 mod clocks;
 mod cluster;
 mod control;

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use kage_core::context::Context;
-use kage_core::event::{AttemptOutcome, DiffStat, EventBody, ResultCommit, Verdict, VerdictKind};
+use kage_core::event::EventBody;
 use kage_core::id::{Digest, Oid};
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::WorkKind;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
+use crate::claims::{claim, passed, said, unsaid};
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -219,15 +220,7 @@ async fn a_result_that_git_refuses_ends_the_attempt_with_the_reason() {
     let path = format!("PUT /v1/blobs/default/{pack}");
     let door = ("authorization", bearer.as_str());
     assert_eq!(cluster.http(&path, &[door], &packed).await.0, 201);
-    let result = ResultCommit {
-        commit,
-        tree: None,
-        diff: DiffStat::default(),
-        paths: Vec::new(),
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let result = unsaid(&commit);
     agent
         .send_events(&granted.key, 1, vec![EventBody::ResultCommitted { result, pack }])
         .await;
@@ -298,23 +291,8 @@ async fn a_result_is_taken_in_before_it_is_verified() {
     let path = format!("PUT /v1/blobs/default/{digest}");
     let door = ("authorization", bearer.as_str());
     assert_eq!(cluster.http(&path, &[door], &pack).await.0, 201);
-    let result = ResultCommit {
-        commit: commit.clone(),
-        tree: None,
-        diff: DiffStat {
-            files: 1,
-            added: 1,
-            removed: 1,
-        },
-        paths: vec!["a.txt".into()],
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    };
-    let claim = vec![
-        EventBody::ResultCommitted { result, pack: digest },
-        EventBody::Finished(AttemptOutcome::Claimed),
-    ];
+    let result = said(&commit, None);
+    let claim = claim(result, digest);
     agent.send_events(&granted.key, 1, claim).await;
     agent.acked(2).await;
     let reference = format!("refs/kage/results/{}", granted.work.session);
@@ -326,20 +304,7 @@ async fn a_result_is_taken_in_before_it_is_verified() {
         panic!("a verify job");
     };
     assert_eq!(work.commit, commit);
-    let verdict = Verdict {
-        kind: VerdictKind::Passed,
-        exit_code: Some(0),
-        message: "passed".into(),
-        duration: Duration::from_millis(5),
-        agent: "fake-1".into(),
-        environment: "linux".into(),
-        machine: None,
-        restored: Vec::new(),
-        tests: None,
-        without_change: None,
-        output: String::new(),
-    };
-    agent.finish(&verify.key, 1, AttemptOutcome::Verdict(verdict)).await;
+    agent.finish(&verify.key, 1, passed()).await;
     let request = v1::GetReportRequest {
         task_id: task.id.clone(),
     };
@@ -361,15 +326,7 @@ async fn a_result_of_a_task_without_a_repository_fails_the_session() {
     let task = cluster.create(spec(&["one"])).await;
     let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
     let granted = agent.take().await;
-    let result = ResultCommit {
-        commit: "a".repeat(40).parse().unwrap(),
-        tree: None,
-        diff: DiffStat::default(),
-        paths: Vec::new(),
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let result = unsaid(&"a".repeat(40).parse().unwrap());
     let pack = Digest::of(b"never uploaded");
     agent
         .send_events(&granted.key, 1, vec![EventBody::ResultCommitted { result, pack }])

@@ -3,12 +3,13 @@
 use std::fs;
 
 use kage_core::checkpoint::CheckpointReason;
-use kage_core::event::{AttemptOutcome, DiffStat, EventBody, ResultCommit};
+use kage_core::event::{AttemptOutcome, EventBody};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 use kage_proto::v1::get_diff_response::Item;
 
 use crate::checkpoints::{Repo, start};
+use crate::claims::unsaid;
 use crate::cluster::{Cluster, FakeAgent, hello, soon};
 
 /// What a difference is, once its stream came to its end.
@@ -95,15 +96,7 @@ async fn a_difference_is_streamed_file_by_file_and_a_result_is_selected() {
     let second = repo.checkpoint(&cluster, &first.commit, CheckpointReason::Final).await;
     // The result: the same tree, right on the base.
     let last = repo.checkpoint(&cluster, &repo.base, CheckpointReason::Final).await;
-    let result = ResultCommit {
-        commit: last.commit.clone(),
-        tree: None,
-        diff: DiffStat::default(),
-        paths: Vec::new(),
-        deleted: Vec::new(),
-        large: Vec::new(),
-        left_out: Vec::new(),
-    };
+    let result = unsaid(&last.commit);
     let told = vec![
         EventBody::CheckpointTaken(first.clone()),
         EventBody::CheckpointTaken(second.clone()),
