@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 mod formats;
+mod pytest;
 
 /// Bytes of a line that are looked at. Lines that tell of tests are shorter.
 const MAX_LINE: usize = 1024;
@@ -127,6 +128,7 @@ struct Found {
     suites: BTreeMap<&'static str, Counts>,
     /// Tests of which the next line tells how they ended, as `unittest` does.
     open: Option<u64>,
+    pytest: pytest::PytestRuns,
 }
 
 /// Numbers of one suite.

@@ -9,6 +9,7 @@ use regex::{Captures, Regex, RegexSet};
 use super::{Counts, Found};
 
 pub(super) const UNITTEST: &str = "unittest";
+const PYTEST: &str = "pytest";
 const MAVEN: &str = "maven";
 /// Lines for each class, which count when there is no line for all of them.
 const MAVEN_CLASSES: &str = "maven, by class";
@@ -28,7 +29,7 @@ const RULES: [(&str, &str); 25] = [
         r"^\s*Summary \[[^\]]*\]\s+(?:\d+/)?\d+ tests? run: (?<list>.*)$",
     ),
     (
-        "pytest",
+        PYTEST,
         r"^=*\s*(?<list>\d+ (?:passed|failed|errors?|skipped|xfailed|xpassed|deselected|warnings?|rerun|subtests)\b.*) in [\d.]+s(?: \([^)]*\))?\s*=*$",
     ),
     (UNITTEST, r"^Ran (?<open>\d+) tests? in "),
@@ -103,6 +104,7 @@ pub(super) fn read(line: &str, found: &mut Found) {
     let line = ESCAPES.replace_all(line, "");
     let line = line.trim_end();
     let Some(rule) = SET.matches(line).iter().next() else {
+        found.pytest.read(line);
         return;
     };
     if let (Some((suite, _)), Some(groups)) = (RULES.get(rule), REGEXES[rule].captures(line)) {
@@ -120,7 +122,13 @@ fn take(suite: &'static str, groups: &Captures<'_>, found: &mut Found) {
         let ended = paired(text("end").unwrap_or_default());
         found.close(ended.failed, ended.skipped);
     } else if let Some(list) = text("list") {
-        found.add(suite, listed(list));
+        let counts = listed(list);
+        let counts = if suite == PYTEST {
+            found.pytest.end(counts)
+        } else {
+            counts
+        };
+        found.add(suite, counts);
     } else if let Some(word) = text("word") {
         let skip = text("tap").is_some_and(|rest| {
             let rest = rest.to_ascii_lowercase();

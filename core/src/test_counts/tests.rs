@@ -29,6 +29,76 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
 running 2 tests
 test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
 ";
+/// pytest 9: six tests, of which two end and then have a teardown that fails, and one a setup.
+const PYTEST_ERRORS: &str = "\
+============================= test session starts ==============================
+collected 6 items
+
+test_a.py ..EEFE                                                         [ 66%]
+test_b.py ..                                                             [100%]
+
+==================================== ERRORS ====================================
+________________________ ERROR at teardown of test_two _________________________
+
+    @pytest.fixture
+    def bad():
+        yield 1
+>       raise RuntimeError(\"teardown\")
+E       RuntimeError: teardown
+
+test_a.py:5: RuntimeError
+_________________________ ERROR at setup of test_three _________________________
+test_a.py:8: RuntimeError
+________________________ ERROR at teardown of test_four ________________________
+test_a.py:5: RuntimeError
+=================================== FAILURES ===================================
+__________________________________ test_four ___________________________________
+test_a.py:12: AssertionError
+=========================== short test summary info ============================
+FAILED test_a.py::test_four - assert False
+ERROR test_a.py::test_two - RuntimeError: teardown
+ERROR test_a.py::test_three - RuntimeError: setup
+ERROR test_a.py::test_four - RuntimeError: teardown
+==================== 1 failed, 4 passed, 3 errors in 0.09s =====================
+";
+/// The same with `--lf`, which runs what failed.
+const PYTEST_LAST_FAILED: &str = "\
+============================= test session starts ==============================
+collected 3 items
+run-last-failure: rerun previous 3 failures (skipped 1 file)
+
+test_a.py .EEFE                                                          [100%]
+
+==================================== ERRORS ====================================
+________________________ ERROR at teardown of test_two _________________________
+_________________________ ERROR at setup of test_three _________________________
+________________________ ERROR at teardown of test_four ________________________
+=========================== short test summary info ============================
+FAILED test_a.py::test_four - assert False
+ERROR test_a.py::test_two - RuntimeError: teardown
+ERROR test_a.py::test_three - RuntimeError: setup
+ERROR test_a.py::test_four - RuntimeError: teardown
+==================== 1 failed, 1 passed, 3 errors in 0.04s =====================
+";
+/// With `-q`: a test that fails, and the same with `-q --lf`.
+const PYTEST_QUIET: &str = "\
+.F..                                                                     [100%]
+=================================== FAILURES ===================================
+__________________________________ test_four ___________________________________
+test_a.py:2: AssertionError
+=========================== short test summary info ============================
+FAILED test_a.py::test_four - assert False
+1 failed, 3 passed in 0.07s
+";
+const PYTEST_QUIET_LAST_FAILED: &str = "\
+F                                                                        [100%]
+=================================== FAILURES ===================================
+__________________________________ test_four ___________________________________
+test_a.py:2: AssertionError
+=========================== short test summary info ============================
+FAILED test_a.py::test_four - assert False
+1 failed in 0.02s
+";
 const GO_V: &str = "\
 === RUN   TestA
 === RUN   TestA/one
@@ -252,4 +322,31 @@ proptest! {
         prop_assert!(tally.suites.len() <= MAX_SUITES);
         prop_assert!(tally.lines <= bytes.len() as u64 + 1);
     }
+}
+
+#[test]
+fn a_test_of_pytest_is_counted_once_however_often_it_failed() {
+    let full = [("pytest", 4, 1, 0)];
+    assert_eq!(in_short(&count(PYTEST_ERRORS)), [("pytest", 4, 2, 0)]);
+    // `pytest || pytest --lf`.
+    let twice = [PYTEST_ERRORS, PYTEST_LAST_FAILED].concat();
+    assert_eq!(in_short(&count(&twice)), [("pytest", 4, 2, 0)]);
+    let twice = [PYTEST_QUIET, PYTEST_QUIET_LAST_FAILED].concat();
+    assert_eq!(in_short(&count(&twice)), [("pytest", 3, 1, 0)]);
+    // Two runs of other tests add up, also where both have failures.
+    let other = PYTEST_QUIET.replace("test_a.py", "test_c.py");
+    assert_eq!(
+        in_short(&count(&[PYTEST_QUIET, &other].concat())),
+        [("pytest", 6, 2, 0)]
+    );
+    // A run of what failed on an earlier day is the first of this output.
+    assert_eq!(in_short(&count(PYTEST_LAST_FAILED)), [("pytest", 1, 2, 0)]);
+    // Nothing failed before, so it is a whole run.
+    let nothing =
+        "run-last-failure: no previously failed tests, not deselecting items.\n===== 4 passed in 0.05s =====\n";
+    assert_eq!(in_short(&count(&[nothing, nothing].concat())), [("pytest", 8, 0, 0)]);
+    // Lines of other programs with such words.
+    let words =
+        "FAILED (failures=1)\nERROR something - went wrong\n_ ERROR at teardown of_\n4 passed, 1 error in 0.1s\n";
+    assert_eq!(in_short(&count(words)), full);
 }
