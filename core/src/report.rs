@@ -138,13 +138,18 @@ pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
 
 /// That numbers of tests are known, and nothing to compare them with.
 fn not_compared(task: &Task, rows: &[ReportRow]) -> Option<String> {
-    let over = || rows.iter().all(|row| row.session.state.is_terminal());
+    let why = match &task.baseline {
+        None if rows.iter().all(|row| row.session.state.is_terminal()) => "verify did not run on the base in time",
+        // That it cannot be run there is a note of its own.
+        Some(base) if base.kind == VerdictKind::Errored || base.has_counts() => return None,
+        Some(base) if base.tests.is_none() => "the agent that checked the base is of a version that counts no tests",
+        Some(_) => "verify told no number of tests on the base",
+        None => return None,
+    };
     let counted = |verdict: &Verdict| verdict.kind == VerdictKind::Passed && verdict.has_counts();
     let mut verdicts = rows.iter().filter_map(|row| row.session.state.verdict());
-    let missing = task.baseline.is_none() && over() && verdicts.any(counted);
-    missing.then(|| {
-        "verify did not run on the base in time, so nothing says whether the results ran all of its tests".to_owned()
-    })
+    let told = verdicts.any(counted);
+    told.then(|| format!("{why}, so nothing says whether the results ran all of its tests"))
 }
 
 /// A note about the base for people: `None` when it passed.

@@ -549,7 +549,42 @@ fn counts_without_a_base_to_compare_with_are_told() {
     assert_eq!(report.notes.len(), 1, "{:?}", report.notes);
     task.baseline = Some(counted(VerdictKind::Passed, 12));
     assert_eq!(ranked(&task, &sessions).notes, [] as [&str; 0]);
+    let uncounted = |kind, tests| Verdict {
+        tests,
+        ..counted(kind, 12)
+    };
+    let empty = Some(TestTally::default());
+    let cases = [
+        (
+            uncounted(VerdictKind::Passed, None),
+            Some("the agent that checked the base is of a version"),
+        ),
+        (
+            uncounted(VerdictKind::Passed, empty.clone()),
+            Some("verify told no number of tests on the base"),
+        ),
+        (
+            uncounted(VerdictKind::Failed, empty.clone()),
+            Some("verify told no number of tests on the base"),
+        ),
+        (uncounted(VerdictKind::Errored, None), None),
+        (uncounted(VerdictKind::Errored, empty), None),
+    ];
+    for (base, expected) in cases {
+        task.baseline = Some(base);
+        let notes = ranked(&task, &sessions).notes;
+        let told = notes
+            .iter()
+            .find(|note| note.contains("nothing says whether the results ran"));
+        assert_eq!(told.is_some(), expected.is_some(), "{notes:?}");
+        assert!(told.is_none_or(|note| note.starts_with(expected.unwrap())), "{notes:?}");
+    }
     let quiet = [verified("b", 1, &["src/a.py"])];
+    assert_eq!(
+        ranked(&task, &quiet).notes.len(),
+        1,
+        "that verify cannot be run on the base"
+    );
     task.baseline = None;
     assert_eq!(ranked(&task, &quiet).notes, [] as [&str; 0]);
 }
