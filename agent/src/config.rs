@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kage_core::caches::CacheSettings;
+use kage_core::contain::Containment;
 use kage_core::deadline::Slack;
 use kage_core::task::Labels;
 use kage_proto::client::Credentials;
@@ -27,6 +28,9 @@ pub struct Config {
     pub limits: Limits,
     /// Caches of package managers that attempts get copies of.
     pub caches: CacheSettings,
+    /// How well programs of sessions and checks are kept apart from the machine, as probes found before
+    /// the start. Work that demands more is refused.
+    pub contained: Containment,
 }
 
 /// Bounds of an agent's disk use and of its waits.

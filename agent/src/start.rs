@@ -394,6 +394,7 @@ impl Delivering {
             slots: self.config.slots,
             labels: self.config.labels,
             machine,
+            contained: self.config.contained,
             coordinator_url: self.config.coordinator_url,
             keyring: self.keyring,
             random: self.ports.random,

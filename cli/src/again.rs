@@ -67,6 +67,10 @@ pub(crate) async fn of(
     if let Some(priority) = options.priority {
         spec.policy.priority = priority;
     }
+    // As for every run: raised, and never lowered.
+    for raised in [options.contain, user.contain].into_iter().flatten() {
+        spec.policy.contain = spec.policy.contain.max(raised);
+    }
     spec.fresh_baseline = options.fresh_baseline == Some(true);
     // The values of variables are those of this shell.
     spec.environment.handed = None;

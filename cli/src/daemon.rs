@@ -14,6 +14,7 @@ use kage_agent::process::handed::Handed;
 use kage_agent::process::{AgentEnvironment, Runner};
 use kage_agent::{MakeAdapterConfig, Registry};
 use kage_coordinator::store::{ReadError, Store};
+use kage_core::contain::Containment;
 use kage_core::task::Labels;
 use kage_git::private::make_private;
 use kage_proto::client::Credentials;
@@ -138,6 +139,7 @@ async fn run_agent(
             ..usual
         },
         caches: settings.caches.caches(),
+        contained: contained(),
     };
     let mut ports = kage_agent::Ports::system(registry);
     ports.make_adapters = make_adapters;
@@ -146,6 +148,11 @@ async fn run_agent(
     ports.hand_back = shutdown.hand_back.clone();
     kage_agent::run(config, ports, shutdown.finish.clone()).await?;
     Ok(())
+}
+
+/// How well an agent of this machine keeps programs apart from it.
+pub(crate) const fn contained() -> Containment {
+    Containment::NOTHING
 }
 
 /// The adapters of this machine: built in, of the user, of the settings, of an agent's options.

@@ -66,6 +66,7 @@ impl RunPlan {
                 max_attempts: all.max_attempts.unwrap_or(usual.max_attempts),
                 max_reworks: all.rework,
                 requirements: assignments::labels("--agents", &all.agents)?,
+                contain: all.contain.unwrap_or_default(),
                 priority: all.priority.unwrap_or(Priority::NORMAL),
                 results: results(&all),
             },
@@ -153,6 +154,7 @@ mod tests {
         ("max-new-files", Kind::Bare, &["1"], &["0"]),
         ("max-hold", Kind::Text, &["1s"], &["0"]),
         ("agents", Kind::List, &["os=linux", "a=b", "a="], &["=x", "none"]),
+        ("contain", Kind::Text, &["T0", "T1", "T2", "T3"], &["t1", "T4"]),
         ("priority", Kind::Text, &["low", "high", "-3"], &["11", "soon"]),
         ("wait-for-agent", Kind::Bare, &["true", "false"], &["7"]),
     ];
@@ -236,7 +238,13 @@ mod tests {
             let is_typed = |name| flags.iter().any(|flag| flag.name == name);
             // Variables add up.
             let left = others.iter().filter(|other| !is_typed(other.name) || other.name == "env");
-            let together: Vec<_> = left.chain(&flags).cloned().collect();
+            let mut together: Vec<_> = left.chain(&flags).cloned().collect();
+            // A tier of containment is only raised.
+            let tiers = flags.iter().chain(&others).filter(|flag| flag.name == "contain");
+            if let Some(highest) = tiers.map(|flag| flag.values.clone()).max() {
+                let flag = together.iter_mut().find(|flag| flag.name == "contain");
+                flag.unwrap().values = highest;
+            }
             let file = read(dir.path(), &written(&others));
             let (options, all) = (typed(&flags).unwrap(), typed(&together).unwrap());
             prop_assert_eq!(plan(&options, file.unwrap()), plan(&all, ProjectSettings::default()));

@@ -4,11 +4,14 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use kage_core::contain::Tier;
 use kage_core::task::TaskSpec;
+use kage_proto::convert::contain::claimed;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
 use crate::connect::Access;
+use crate::exit::Refusal;
 use crate::newest::newest;
 
 /// The task asked for, or the newest of the repository that the command is typed in.
@@ -83,6 +86,7 @@ pub async fn create(
     origin: Option<v1::TaskOrigin>,
     wait_for_agent: bool,
 ) -> anyhow::Result<v1::Task> {
+    let demanded = spec.policy.contain;
     let request = v1::CreateTaskRequest {
         request_id: request_id.clone(),
         spec: Some(spec.into()),
@@ -101,7 +105,23 @@ pub async fn create(
         }
         answered => answered.map_err(|error| unanswered(request_id, error, true))?,
     };
-    response.into_inner().task.context("the coordinator sent no task")
+    let task = response.into_inner().task.context("the coordinator sent no task")?;
+    if !demands(&task, demanded) {
+        cancel(access, &task.id).await?;
+        return Err(Refusal::usage(format!(
+            "the coordinator is older than this program and would run the task in any containment, not in {demanded} or \
+             higher: the task was stopped; upgrade the coordinator"
+        ))
+        .into());
+    }
+    Ok(task)
+}
+
+/// True when the coordinator knows that the task demands this tier: an older one reads no such demand.
+fn demands(task: &v1::Task, tier: Tier) -> bool {
+    let policy = task.spec.as_ref().and_then(|spec| spec.policy.as_ref());
+    let known = policy.and_then(|policy| claimed(policy.contain));
+    known.unwrap_or_default() >= tier
 }
 
 /// A call that was cut off may have had its effect; one that was refused has none. `is_known`: no earlier

@@ -219,6 +219,7 @@ impl Member {
             known: &self.agent.adapters,
             project: self.project.as_ref(),
             can: self.agent.admittance.can,
+            contained: &self.agent.contained,
             availability: self.availability(),
         })
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::contain::Tier;
 use crate::id::{AgentId, AttemptId, BootId, Digest, JobId, SessionId, TaskId};
 use crate::time::Timestamp;
 use crate::words::words;
@@ -71,6 +72,9 @@ pub struct Attempt {
     pub agent: AgentId,
     /// The start of that agent to which it was granted.
     pub boot: BootId,
+    /// The tier that the start of that agent had proved; it may have another one after its next start.
+    #[serde(default, skip_serializing_if = "Tier::is_lowest")]
+    pub contained: Tier,
     /// The end of the time in which its agent may act without an answer from the coordinator.
     pub lease_until: Timestamp,
     /// The time at which it has taken too long; see [`crate::deadline`].
@@ -222,6 +226,7 @@ mod tests {
             token_hash: AttemptToken::from_random(5).hash(),
             agent: AgentId::from_random(6),
             boot: BootId::from_random(7),
+            contained: Tier::T0,
             lease_until: Timestamp::from_millis(1000),
             ends_by: Timestamp::from_millis(9000),
             stop_asked: None,
@@ -302,6 +307,14 @@ mod tests {
         }
         assert!(attempt.hear(at(120)) && !attempt.hear(at(120)) && !attempt.hear(at(110)));
         assert_eq!(attempt.ran_until(None, at(500)), at(120));
+    }
+
+    #[test]
+    fn one_that_was_stored_without_a_tier_ran_in_the_lowest() {
+        let attempt = attempt(0, AttemptState::Live);
+        let stored = serde_json::to_value(&attempt).unwrap();
+        assert!(stored.get("contained").is_none());
+        assert_eq!(serde_json::from_value::<Attempt>(stored).unwrap(), attempt);
     }
 
     #[test]

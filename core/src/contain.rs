@@ -21,6 +21,14 @@ words! {
     }
 }
 
+impl Tier {
+    /// True when it is the one that every agent has: to demand it is to demand nothing.
+    #[must_use]
+    pub const fn is_lowest(&self) -> bool {
+        matches!(self, Self::T0)
+    }
+}
+
 /// What an agent proved when it started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Containment {
@@ -29,6 +37,25 @@ pub struct Containment {
     /// Why it is no higher one, in words for people; empty when it is the highest that was asked for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub short_of: String,
+}
+
+impl Containment {
+    /// The containment of an agent that says nothing.
+    pub const NOTHING: Self = Self {
+        tier: Tier::T0,
+        short_of: String::new(),
+    };
+}
+
+/// In which tiers a session worked and its verify ran, in one sentence for people. `None` when no
+/// agent was recorded with it.
+#[must_use]
+pub fn words(worked: Option<Tier>, checked: Option<Tier>) -> Option<String> {
+    Some(match (worked?, checked) {
+        (worked, None) => format!("worked in containment {worked}"),
+        (worked, Some(checked)) if checked == worked => format!("worked and was checked in containment {worked}"),
+        (worked, Some(checked)) => format!("worked in containment {worked}, was checked in {checked}"),
+    })
 }
 
 #[cfg(test)]
@@ -40,6 +67,38 @@ mod tests {
         assert!(Tier::ALL.is_sorted());
         assert!("T2".parse::<Tier>().is_ok_and(|tier| tier > Tier::T1));
         assert!("t4".parse::<Tier>().is_err());
-        assert_eq!(Containment::default().tier, Tier::T0);
+        assert_eq!(Containment::default(), Containment::NOTHING);
+        assert!(Tier::default().is_lowest() && !Tier::T1.is_lowest());
+    }
+
+    #[test]
+    fn an_agent_of_an_earlier_version_says_only_its_tier_or_nothing() {
+        let stored = serde_json::to_string(&Containment::NOTHING).unwrap();
+        assert_eq!(stored, r#"{"tier":"T0"}"#);
+        assert_eq!(
+            serde_json::from_str::<Containment>(&stored).unwrap(),
+            Containment::NOTHING
+        );
+    }
+
+    #[test]
+    fn the_tiers_of_work_and_check_are_told_together() {
+        let cases = [
+            (None, Some(Tier::T2), None),
+            (Some(Tier::T1), None, Some("worked in containment T1")),
+            (
+                Some(Tier::T2),
+                Some(Tier::T2),
+                Some("worked and was checked in containment T2"),
+            ),
+            (
+                Some(Tier::T0),
+                Some(Tier::T2),
+                Some("worked in containment T0, was checked in T2"),
+            ),
+        ];
+        for (worked, checked, told) in cases {
+            assert_eq!(words(worked, checked).as_deref(), told, "{worked:?} {checked:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Safety, TakenCheckpoint};
+use crate::contain::Tier;
 use crate::failure::Failure;
 use crate::id::{Digest, Oid};
 use crate::left_out::LeftOut;
@@ -167,6 +168,10 @@ pub struct Verdict {
     pub agent: String,
     /// Operating system and architecture of that machine.
     pub environment: String,
+    /// The tier of containment that it ran in. The coordinator writes it, from what it stored with the
+    /// attempt: a report of its agent says nothing.
+    #[serde(default, skip_serializing_if = "Tier::is_lowest")]
+    pub contained: Tier,
     /// A digest of what that machine brought to the check: the environment of its commands and the
     /// programs in its PATH. Only a check of the base has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -214,6 +219,7 @@ impl Verdict {
             duration: Duration::ZERO,
             agent: String::new(),
             environment: String::new(),
+            contained: Tier::T0,
             machine: None,
             restored: Vec::new(),
             tests: None,
@@ -313,6 +319,13 @@ pub enum EventBody {
 }
 
 impl EventBody {
+    /// Writes the tier of the attempt into its verdict, whatever its agent says there.
+    pub fn ran_in(&mut self, tier: Tier) {
+        if let Self::Finished(AttemptOutcome::Verdict(verdict)) = self {
+            verdict.contained = tier;
+        }
+    }
+
     /// Whether nothing follows it in its attempt.
     #[must_use]
     pub const fn is_last(&self) -> bool {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Admittance;
 use crate::checkpoint::Resumes;
+use crate::contain::Containment;
 use crate::id::{AdapterName, AgentId, BootId, Digest};
 use crate::login::LoginState;
 use crate::task::Labels;
@@ -88,6 +89,8 @@ pub struct Agent {
     ///
     /// [`Verdict::machine`]: crate::event::Verdict::machine
     pub machine: Option<Digest>,
+    /// How well it keeps programs apart from its machine, as it proved when it started.
+    pub contained: Containment,
     /// What let it in, and what it may be given to do.
     pub admittance: Admittance,
     /// When its last message came.

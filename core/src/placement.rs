@@ -14,6 +14,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 
 use crate::access::{Capabilities, Capability};
+use crate::contain::{Containment, Tier};
 use crate::fleet::AdapterInfo;
 use crate::id::{AdapterName, AgentId, JobId, ProjectId, TaskId};
 use crate::job::Affinity;
@@ -51,6 +52,8 @@ pub struct Waiting<'a> {
     pub adapter: Option<&'a AdapterName>,
     /// The labels it needs: the task's and the session's together.
     pub requirements: &'a Labels,
+    /// The lowest tier of containment that its agent may have.
+    pub contain: Tier,
     /// It must not start earlier.
     pub not_before: Timestamp,
     /// When it was queued.
@@ -109,6 +112,8 @@ pub struct AgentView<'a> {
     pub known: &'a [AdapterInfo],
     /// What it may be given to do.
     pub can: Capabilities,
+    /// How well it keeps programs apart from its machine.
+    pub contained: &'a Containment,
     /// Whether it takes new work.
     pub availability: Availability,
 }
@@ -154,6 +159,11 @@ impl AgentView<'_> {
             .all(|(key, value)| self.labels.get(key) == Some(value))
     }
 
+    /// Whether it keeps programs as far apart from its machine as the job demands.
+    fn contains(&self, job: &Waiting<'_>) -> bool {
+        self.contained.tier >= job.contain
+    }
+
     fn serves(&self, job: &Waiting<'_>) -> bool {
         self.project.is_none_or(|project| project == job.project)
     }
@@ -161,7 +171,7 @@ impl AgentView<'_> {
     /// True when it can do the job, once it takes work and has a free slot.
     #[must_use]
     pub fn could_do(&self, job: &Waiting<'_>) -> bool {
-        self.serves(job) && self.is_allowed(job) && self.has_adapter(job) && self.has_labels(job)
+        self.serves(job) && self.is_allowed(job) && self.has_adapter(job) && self.has_labels(job) && self.contains(job)
     }
 
     fn refusal<'a>(&self, job: &Waiting<'a>) -> Option<&'a Refusal<'a>> {
@@ -291,7 +301,7 @@ struct Fleet<'r, 'a, V> {
 }
 
 /// The needs of jobs that can go to the same agents.
-type Needs<'a> = (&'a ProjectId, Option<&'a AdapterName>, &'a Labels);
+type Needs<'a> = (&'a ProjectId, Option<&'a AdapterName>, &'a Labels, Tier);
 
 impl<'a, V: Fn(Seat) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
     /// The best agent for a job now.
@@ -348,5 +358,5 @@ impl<'a, V: Fn(Seat) -> Option<AgentView<'a>>> Fleet<'_, 'a, V> {
 }
 
 const fn needs<'a>(job: &Waiting<'a>) -> Needs<'a> {
-    (job.project, job.adapter, job.requirements)
+    (job.project, job.adapter, job.requirements, job.contain)
 }

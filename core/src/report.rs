@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use crate::checkpoint::Resumption;
+use crate::contain;
 use crate::event::{Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
 use crate::recovery::{Action, Incident};
@@ -249,6 +250,8 @@ fn history(session: &Session) -> Vec<String> {
     lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));
+    let checked = session.state.verdict().map(|verdict| verdict.contained);
+    lines.extend(contain::words(session.contained, checked));
     if let Some(verdict) = session.state.verdict() {
         let place = match verdict.agent.as_str() {
             "" => String::new(),

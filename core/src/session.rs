@@ -19,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Checkpoint, Head, Resumes, Safety, TakenCheckpoint};
+use crate::contain::Tier;
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
 use crate::failure::FailureKind;
 use crate::fallback::Fallback;
@@ -33,6 +34,7 @@ use crate::usage::Usage;
 
 mod asked;
 mod checkpoints;
+mod contained;
 mod message;
 mod state;
 mod setback;
@@ -92,6 +94,9 @@ pub struct Session {
     pub agent: Option<String>,
     /// Attempts of its session job that were started.
     pub attempts: u32,
+    /// The lowest tier of containment that an attempt of it worked in. `None`: none was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contained: Option<Tier>,
     /// Its last activity.
     pub activity: Option<(String, Timestamp)>,
     /// What it used and cost, by model.
@@ -161,6 +166,7 @@ impl Session {
             cancel_requested: false,
             agent: None,
             attempts: 0,
+            contained: None,
             activity: None,
             usage: Vec::new(),
             tools: None,

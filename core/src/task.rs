@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::contain::Tier;
 use crate::event::Verdict;
 use crate::fallback::{AdapterLacks, Fallback, NobodyCan, TaskLacks};
 use crate::folder::Folder;
@@ -123,6 +124,9 @@ pub struct Policy {
     pub max_attempts: u32,
     /// Labels that every agent of this task must have.
     pub requirements: Labels,
+    /// The lowest tier of containment in which its sessions work and its checks run.
+    #[serde(default, skip_serializing_if = "Tier::is_lowest")]
+    pub contain: Tier,
     /// Its priority; tasks stored before priorities existed are normal.
     #[serde(default)]
     pub priority: Priority,
@@ -150,6 +154,7 @@ impl Default for Policy {
             idle_timeout: Duration::from_secs(10 * 60),
             max_attempts: 2,
             requirements: Labels::new(),
+            contain: Tier::T0,
             priority: Priority::NORMAL,
             max_reworks: None,
             session_setup: None,

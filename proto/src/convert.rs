@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 pub mod agent;
 pub mod checkpoint;
+pub mod contain;
 pub mod event;
 pub mod report;
 pub mod result;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kage_core::cause::chain;
+use kage_core::contain::Tier;
 use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, Phase, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
@@ -135,6 +136,8 @@ pub(super) async fn run(
         duration: shell.began.elapsed(),
         agent: attempt.resources.name.clone(),
         environment: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        // The coordinator knows in which tier this agent started.
+        contained: Tier::T0,
         machine,
         restored: yardstick.restored.into_iter().take(MAX_RESTORED).collect(),
         tests,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::contain::Containment;
 use kage_core::id::{AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
@@ -56,6 +57,8 @@ pub(crate) struct ControlParts {
     pub(crate) labels: Labels,
     /// What the machine brings to a check of a base; `None`: it is not known.
     pub(crate) machine: Option<Digest>,
+    /// How well it keeps programs apart from the machine.
+    pub(crate) contained: Containment,
     pub(crate) coordinator_url: String,
     pub(crate) keyring: Keyring,
     pub(crate) random: Random,
@@ -241,6 +244,7 @@ impl Connection {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             answers_pings: true,
             machine: self.parts.machine.clone(),
+            contained: self.parts.contained.clone(),
         };
         link::connect(url, keyring, hello)
     }

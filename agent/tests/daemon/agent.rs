@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use kage_agent::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput};
 use kage_agent::process::Secret;
 use kage_agent::{Config, Limits, Ports, Registry};
+use kage_core::contain::Containment;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::FailureKind;
 use kage_core::fleet::AdapterInfo;
@@ -248,10 +249,22 @@ impl Agent {
     }
 
     pub(crate) fn start_with(served: &Served, state: &Path, limits: Limits, resumes: Resumes) -> Self {
+        Self::start_contained(served, state, limits, resumes, Containment::NOTHING)
+    }
+
+    /// One whose probes found this containment.
+    pub(crate) fn start_contained(
+        served: &Served,
+        state: &Path,
+        limits: Limits,
+        resumes: Resumes,
+        contained: Containment,
+    ) -> Self {
         let adapter: Arc<dyn Adapter> = Arc::new(Scripted { resumes });
         let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
         let config = Config {
             caches: kage_core::caches::CacheSettings::default(),
+            contained,
             state_dir: state.to_owned(),
             coordinator_url: format!("http://{}", served.address),
             credentials: Credentials::bearer("token"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::get;
+use kage_core::contain::Tier;
 use kage_core::id::{AttemptId, AttemptToken, Digest, SessionId, TaskId};
 use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
@@ -157,6 +158,11 @@ impl Coordinator {
     }
 
     pub(crate) fn offer(&self, n: u128, kind: WorkKind) -> String {
+        self.offer_in(Tier::T0, n, kind)
+    }
+
+    /// Offers work that demands a tier of containment.
+    pub(crate) fn offer_in(&self, contain: Tier, n: u128, kind: WorkKind) -> String {
         let work = Work {
             task: TaskId::from_random(n),
             session: self.with(|kept| kept.session).unwrap_or(SessionId::from_random(n)),
@@ -164,6 +170,7 @@ impl Coordinator {
             project: kage_core::id::ProjectId::default(),
             repository: self.with(|kept| kept.repository.clone()),
             environment: kage_core::task::TaskEnvironment::default(),
+            contain,
             kind,
         };
         let key = AttemptKey {

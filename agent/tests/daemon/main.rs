@@ -16,8 +16,11 @@ use std::time::Duration;
 use agent::{Agent, byte, failure, kind, work};
 use coordinator::Served;
 use kage_agent::Limits;
+use kage_agent::adapters::port::Resumes;
+use kage_core::contain::{Containment, Tier};
 use kage_core::failure::FailureKind;
-use kage_proto::convert::agent::WorkKind;
+use kage_core::task::VerifyPolicy;
+use kage_proto::convert::agent::{VerifyWork, WorkKind};
 use kage_proto::v1;
 use kage_proto::v1::connect_response::Message as ToAgent;
 use kage_proto::v1::event::Body;
@@ -212,6 +215,49 @@ async fn a_lease_that_is_not_renewed_freezes() {
         matches!(&events[events.len() - 2].body, Some(Body::Activity(told)) if told.summary == "thawed"),
         "{events:?}"
     );
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refuses_work_that_demands_more_containment_than_it_has() {
+    let served = Served::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let contained = Containment {
+        tier: Tier::T1,
+        short_of: "there is no bwrap".to_owned(),
+    };
+    let agent = Agent::start_contained(
+        &served,
+        state.path(),
+        Limits::default(),
+        Resumes::Position,
+        contained.clone(),
+    );
+    let coordinator = &served.coordinator;
+    coordinator.connected(1).await;
+    let told = coordinator.with(|kept| kept.hellos[0].contained.clone());
+    assert_eq!(told.map(Containment::from), Some(contained));
+    let commit = "b".repeat(40).parse().unwrap();
+    let check = VerifyWork {
+        commit,
+        policy: VerifyPolicy::default(),
+        left_alone: Vec::new(),
+    };
+    for (n, kind) in [(1, work("nothing")), (2, WorkKind::Verify(check))] {
+        let offered = coordinator.offer_in(Tier::T2, n, kind);
+        let reason = coordinator.until("refusal", |kept| {
+            let refused = kept.refused.iter().find(|refuse| refuse.offer_id == offered);
+            refused.map(|refuse| refuse.reason.clone())
+        });
+        assert_eq!(
+            reason.await,
+            "it demands containment T2, and the agent has T1 (there is no bwrap)"
+        );
+    }
+    let offered = coordinator.offer_in(Tier::T1, 3, work("nothing"));
+    coordinator
+        .until("accept", |kept| kept.accepted.contains(&offered).then_some(()))
+        .await;
     agent.end().await;
 }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use kage_agent::identity::enrolment;
 use kage_core::access::JoinToken;
+use kage_core::contain::Tier;
 use kage_core::task::Labels;
 use kage_core::time::Timestamp;
 use kage_proto::client::{Client, Credentials, PemFile};
 use kage_proto::convert::agent::access as adapter_access;
+use kage_proto::convert::contain::claimed;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
@@ -126,11 +128,16 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let agents = all(&access.client).await?;
     invocation.out.messages("agent", &agents)?;
     invocation.out.text(&view::table(
-        &["agent", "name", "state", "pid", "busy", "can", "labels", "adapters"],
+        &[
+            "agent", "name", "state", "pid", "busy", "can", "contains", "labels", "adapters",
+        ],
         agents.iter().map(row),
     ))?;
     let now = Timestamp::from_millis(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default());
     for agent in &agents {
+        if let Some(short_of) = short_of(agent) {
+            invocation.out.text(&short_of)?;
+        }
         for adapter in agent.adapters.iter().filter(|a| a.unavailable.is_empty()) {
             if let Some(access) = adapter.access.clone().and_then(adapter_access) {
                 invocation
@@ -244,6 +251,7 @@ fn row(agent: &v1::Agent) -> Vec<String> {
         agent.pid.to_string(),
         slots(agent),
         can(agent),
+        tier(agent).map_or_else(|| "-".to_owned(), |tier| tier.to_string()),
         labels.join(" "),
         adapters.join(" "),
     ]
@@ -257,6 +265,25 @@ fn can(agent: &v1::Agent) -> String {
         v1::Capability::Unspecified => None,
     });
     words.collect::<Vec<_>>().join(",")
+}
+
+/// The tier of containment that it proved; `None`: its coordinator does not say.
+fn tier(agent: &v1::Agent) -> Option<Tier> {
+    claimed(agent.contained.as_ref()?.tier)
+}
+
+/// Why it has no higher tier of containment, if it says so.
+fn short_of(agent: &v1::Agent) -> Option<String> {
+    let contained = agent
+        .contained
+        .as_ref()
+        .filter(|contained| !contained.short_of.is_empty())?;
+    let tier = claimed(contained.tier).unwrap_or_default();
+    Some(format!(
+        "{}: containment {tier}: {}",
+        called(agent),
+        view::one_line(&contained.short_of, 500)
+    ))
 }
 
 /// What is taken of the agent's slots, and of those that adapters have of their own.

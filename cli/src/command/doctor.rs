@@ -4,6 +4,7 @@
 use kage_agent::ground::caches::{FoundCache, look};
 use kage_agent::ground::disk::{HealedMirror, Usage};
 use kage_agent::process::Runner;
+use kage_core::contain::Containment;
 use kage_core::fleet::AdapterInfo;
 use kage_core::left_out::in_units;
 use kage_core::time::Timestamp;
@@ -31,6 +32,8 @@ struct Diagnosis {
     git: Option<String>,
     /// How far a session's processes are kept from leaving something behind.
     containment: String,
+    /// The tier of containment that an agent here proves, and why it is no higher one.
+    contained: Containment,
     state_dir: String,
     /// Free bytes where the state is kept.
     free_bytes: Option<u64>,
@@ -117,6 +120,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         sqlite: rusqlite::version(),
         git,
         containment: Runner::this_executable().containment().to_string(),
+        contained: daemon::contained(),
         state_dir: invocation.state.path().display().to_string(),
         free_bytes,
         agent_disk: Usage::of(&invocation.state.agent()).await,
@@ -263,13 +267,22 @@ fn other_in_the_daemon(diagnosis: &Diagnosis) -> String {
     lines.collect()
 }
 
+/// "T1: the kernel has no user namespaces".
+fn tier(contained: &Containment) -> String {
+    match contained.short_of.as_str() {
+        "" => contained.tier.to_string(),
+        short_of => format!("{}: {short_of}", contained.tier),
+    }
+}
+
 fn words(diagnosis: &Diagnosis) -> String {
     let mut text = format!(
-        "kage         {} ({})\nsqlite       {}\ngit          {}\ncontainment  {}\nstate        {} ({})\ncoordinator  {}\n",
+        "kage         {} ({})\nsqlite       {}\ngit          {}\ncontainment  {}\nprocesses    {}\nstate        {} ({})\ncoordinator  {}\n",
         diagnosis.version,
         diagnosis.system,
         diagnosis.sqlite,
         diagnosis.git.as_deref().unwrap_or("missing"),
+        tier(&diagnosis.contained),
         diagnosis.containment,
         diagnosis.state_dir,
         diagnosis.free_bytes.map_or_else(

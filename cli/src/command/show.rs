@@ -1,6 +1,8 @@
 //! `kage show`: a task and its sessions as they are now.
 
+use kage_core::contain;
 use kage_core::priority::Priority;
+use kage_proto::convert::contain::claimed;
 use kage_proto::v1;
 
 use crate::exit::Exit;
@@ -25,6 +27,9 @@ pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyho
     }
     for session in task.sessions.iter().filter(|session| session.is_unfinished) {
         invocation.out.text(&unfinished(&task, session))?;
+    }
+    for line in task.sessions.iter().filter_map(contained) {
+        invocation.out.text(&line)?;
     }
     for session in task.sessions.iter().filter(|session| session.checkpoints > 0) {
         invocation.out.text(&checkpoints(session))?;
@@ -59,12 +64,26 @@ fn heading(task: &v1::Task) -> String {
     {
         text += &format!("priority: {priority}\n");
     }
+    let demanded = spec
+        .and_then(|s| s.policy.as_ref())
+        .and_then(|policy| claimed(policy.contain));
+    if let Some(tier) = demanded {
+        text += &format!("containment: {tier} or higher\n");
+    }
     if let Some(verify) = spec.and_then(|s| s.policy.as_ref()).and_then(|p| p.verify.as_ref())
         && !verify.verify.is_empty()
     {
         text += &format!("verify: {}\n", view::one_line(&verify.verify, 200));
     }
     text
+}
+
+/// The tiers of containment that a session worked in, and its verify.
+fn contained(session: &v1::Session) -> Option<String> {
+    let checked = session.verdict.as_ref();
+    let checked = checked.map(|verdict| claimed(verdict.contained).unwrap_or_default());
+    let words = contain::words(claimed(session.contained), checked)?;
+    Some(format!("{}: {words}", view::printable(&session.name)))
 }
 
 /// What is there of a session that claimed nothing, and how to look at it.
@@ -130,4 +149,46 @@ fn row(session: &v1::Session) -> Vec<String> {
         view::duration_ms(session).map_or_else(|| "-".to_owned(), view::short_duration),
         view::one_line(last, 100),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tiers_of_work_and_check_are_shown_where_they_are_recorded() {
+        use v1::ContainmentTier::{T1, T2, Unspecified};
+        let told = |worked: v1::ContainmentTier, checked: Option<v1::ContainmentTier>| {
+            contained(&v1::Session {
+                name: "one".to_owned(),
+                contained: worked.into(),
+                verdict: checked.map(|tier| v1::Verdict {
+                    contained: tier.into(),
+                    ..v1::Verdict::default()
+                }),
+                ..v1::Session::default()
+            })
+        };
+        insta::assert_snapshot!(told(T1, None).unwrap(), @"one: worked in containment T1");
+        insta::assert_snapshot!(told(T2, Some(T2)).unwrap(), @"one: worked and was checked in containment T2");
+        insta::assert_snapshot!(told(T2, Some(Unspecified)).unwrap(), @"one: worked in containment T2, was checked in T0");
+        // A coordinator of before.
+        assert_eq!(told(Unspecified, Some(Unspecified)), None);
+    }
+
+    #[test]
+    fn a_demand_is_in_the_heading() {
+        let policy = v1::Policy {
+            contain: v1::ContainmentTier::T2.into(),
+            ..v1::Policy::default()
+        };
+        let task = v1::Task {
+            spec: Some(v1::TaskSpec {
+                policy: Some(policy),
+                ..v1::TaskSpec::default()
+            }),
+            ..v1::Task::default()
+        };
+        assert!(heading(&task).ends_with("containment: T2 or higher\n"));
+    }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use clap::Args;
+use kage_core::contain::Tier;
 use kage_core::priority::Priority;
 use serde::{Deserialize, Deserializer};
 
@@ -180,6 +181,11 @@ pub struct RunOptions {
         help_heading = AGENTS
     )]
     pub agents: Vec<String>,
+    /// Lowest tier of containment of the agents that may work on it and check it: T0 to T3. It can be
+    /// raised only: the highest of the flag, your settings and kage.toml counts [default: T0].
+    #[arg(long, value_name = "TIER", value_parser = tier, hide_short_help = true, help_heading = AGENTS)]
+    #[serde(deserialize_with = "written_tier")]
+    pub contain: Option<Tier>,
     /// Urgency: low, normal, high, or a number from -10 to 10. Low priority delays a task, but not
     /// forever [default: normal].
     #[arg(
@@ -216,7 +222,7 @@ impl RunOptions {
     pub(super) const LISTS: [&str; 7] = ["with", "fallback", "protect", "include", "env", "context", "agents"];
 
     /// These, and where they say nothing, the others. Variables add up: the last word about each counts,
-    /// so those of the others come first.
+    /// so those of the others come first. Of two tiers of containment the higher one counts.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -244,6 +250,7 @@ impl RunOptions {
             max_new_files: self.max_new_files.or(other.max_new_files),
             max_hold: self.max_hold.or(other.max_hold),
             agents: either(self.agents, other.agents),
+            contain: self.contain.max(other.contain),
             priority: self.priority.or(other.priority),
             wait_for_agent: self.wait_for_agent.or(other.wait_for_agent),
         }
@@ -269,6 +276,19 @@ fn switch<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> 
     let text = String::deserialize(from)?;
     let refused = |_| serde::de::Error::custom(format!("{text:?} is not true or false"));
     text.parse().map(Some).map_err(refused)
+}
+
+/// Reads a tier of containment.
+fn tier(text: &str) -> Result<Tier, String> {
+    let all = || Tier::ALL.map(Tier::as_str).join(", ");
+    let read = text.parse();
+    read.map_err(|_| format!("{text:?} is not a tier of containment, which are {}", all()))
+}
+
+/// The same in a file.
+fn written_tier<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tier>, D::Error> {
+    let text = String::deserialize(from)?;
+    tier(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn priority<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Priority>, D::Error> {

@@ -42,6 +42,7 @@ from kage.v1 import event_pb2 as events
 from kage.v1.event_service_pb2 import AppendRequest, AppendResponse, EventBatch, OutputBatch
 from kage.v1.fleet_service_pb2 import AdapterInfo
 from kage.v1.value_pb2 import (
+    CONTAINMENT_TIER_T0,
     FAILURE_KIND_ADAPTER_CRASH,
     FAILURE_KIND_ADAPTER_UNAVAILABLE,
     FAILURE_KIND_AGENT_LOST,
@@ -420,6 +421,8 @@ class Agent:
             return f"only sessions of {ADAPTER} are run here"
         if work.HasField("repository") or work.session.context_base or work.session.prompt_digest:
             return "repositories, contexts and prompts over 64 KiB are not supported here"
+        if work.contain > CONTAINMENT_TIER_T0:
+            return "programs are not contained here"
         return ""
 
     def _start(self, attempt_id: str) -> None:

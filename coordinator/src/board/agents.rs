@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kage_core::checkpoint::Resumes;
+use kage_core::contain::Tier;
 use kage_core::fleet::Agent;
 use kage_core::id::{AdapterName, AgentId, AttemptId, BootId, ProjectId, SessionId};
 use kage_core::job::Subject;
@@ -271,6 +272,11 @@ impl Board {
         let adapters = self.agent(agent).map_or(&[][..], |agent| &agent.adapters);
         let info = adapters.iter().find(|info| info.name == *adapter);
         info.map(|info| info.resumes).unwrap_or_default()
+    }
+
+    /// The tier of containment of an agent's present start, as far as the agent reported.
+    pub(crate) fn contained(&self, agent: AgentId) -> Tier {
+        self.agent(agent).map(|agent| agent.contained.tier).unwrap_or_default()
     }
 
     pub(crate) fn presence(&self, id: AgentId) -> Presence {

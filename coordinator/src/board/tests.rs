@@ -1,5 +1,6 @@
 use kage_core::access::Admittance;
 use kage_core::checkpoint::Resumes;
+use kage_core::contain::{Containment, Tier};
 use kage_core::fleet::AdapterInfo;
 use kage_core::id::BootId;
 use kage_core::job::{Affinity, JobKind, Subject};
@@ -47,6 +48,7 @@ fn agent(n: u128, slots: u32) -> Agent {
         cordoned: false,
         admittance: Admittance::EARLIER,
         machine: None,
+        contained: Containment::NOTHING,
         seen_at: NOW,
     }
 }
@@ -60,6 +62,7 @@ fn job(n: u128) -> QueuedJob {
         kind: JobKind::Session,
         adapter: "shell".parse().unwrap(),
         requirements: Labels::new(),
+        contain: Tier::T0,
         priority: Priority::NORMAL,
         not_before: NOW,
         queued_at: NOW,

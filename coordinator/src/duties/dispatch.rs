@@ -200,6 +200,7 @@ fn describe(work: store::Work) -> Work {
         project: spec.project,
         repository: spec.repository,
         environment: spec.environment,
+        contain: spec.policy.contain,
         kind,
     }
 }

@@ -172,6 +172,7 @@ impl Session {
             draining: false,
             cordoned: false,
             machine: hello.machine,
+            contained: hello.contained,
             admittance: admittance(caller, coordinator.token_agents),
             seen_at: coordinator.now(),
         };
@@ -293,7 +294,11 @@ impl Session {
     fn accept(&mut self, offer: OfferId) {
         let coordinator = Arc::clone(&self.coordinator);
         let (agent, boot, serial) = (self.agent, self.boot, self.serial);
-        let accepted = coordinator.board().accept(offer, agent, serial);
+        let (accepted, contained) = {
+            // Of the same connection: another one may tell of another tier.
+            let mut board = coordinator.board();
+            (board.accept(offer, agent, serial), board.contained(agent))
+        };
         let Some((job, offered)) = accepted else {
             // Withdrawn meanwhile: the agent gets no start, and forgets the offer.
             return;
@@ -313,6 +318,7 @@ impl Session {
                 boot,
                 agent_name: name,
                 resumes,
+                contained,
                 lease_until: now + coordinator.timings.lease_ttl,
                 slack: coordinator.patience.slack,
                 now,

@@ -323,6 +323,7 @@ mod tests {
             cordoned: false,
             admittance: Admittance::EARLIER,
             machine: None,
+            contained: kage_core::contain::Containment::NOTHING,
             seen_at: Timestamp::from_millis(1),
         }
     }

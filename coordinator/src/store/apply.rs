@@ -104,6 +104,7 @@ pub(super) fn waiting(row: &JobRow, project: &kage_core::id::ProjectId) -> Optio
         kind: row.job.kind.clone(),
         adapter: row.adapter.clone(),
         requirements: row.requirements.clone(),
+        contain: row.contain,
         priority: row.priority,
         not_before,
         queued_at: row.queued_at,

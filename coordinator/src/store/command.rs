@@ -7,6 +7,7 @@ use std::time::Duration;
 use kage_core::attempt::{EndReason, StaleWriter};
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::Resumes;
+use kage_core::contain::Tier;
 use kage_core::deadline::Slack;
 use kage_core::event::{Event, InvalidBatch, ResultCommit};
 use kage_core::fallback::{AdapterLacks, TaskLacks};
@@ -168,6 +169,8 @@ pub struct StartAttempt {
     pub agent_name: String,
     /// From which points its adapter can resume a conversation.
     pub resumes: Resumes,
+    /// The tier of containment that this start of the agent reported.
+    pub contained: Tier,
     /// Until when it may act without being heard of.
     pub lease_until: Timestamp,
     /// The extra time besides its task's limit.
@@ -470,6 +473,8 @@ pub struct QueuedJob {
     pub adapter: AdapterName,
     /// Labels that its agent must carry: the task's and the session's.
     pub requirements: Labels,
+    /// The lowest tier of containment that its agent may have.
+    pub contain: Tier,
     pub priority: Priority,
     /// Not to be started before.
     pub not_before: Timestamp,

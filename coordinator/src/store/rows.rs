@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use kage_core::attempt::Attempt;
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::{Checkpoint, Safety};
+use kage_core::contain::Tier;
 use kage_core::event::{Event, Verdict};
 use kage_core::fleet::Agent;
 use kage_core::id::{
@@ -151,6 +152,9 @@ pub struct JobRow {
     pub job: Job,
     pub adapter: AdapterName,
     pub requirements: Labels,
+    /// The lowest tier of containment that its agent may have.
+    #[serde(default, skip_serializing_if = "Tier::is_lowest")]
+    pub contain: Tier,
     pub priority: Priority,
     /// When it began to wait, this time.
     pub queued_at: Timestamp,
@@ -168,6 +172,7 @@ impl JobRow {
         Self {
             adapter: session.adapter.clone(),
             requirements: requirements.clone(),
+            contain: policy.contain,
             priority: policy.priority,
             queued_at: now,
             job,

@@ -73,5 +73,6 @@ pub(crate) fn agent(coordinator: &Coordinator, stored: Agent) -> v1::Agent {
         last_seen_at: Some(stamp(agent.seen_at)),
         cordoned: agent.cordoned,
         can: convert::agent::can(agent.admittance.can),
+        contained: Some(agent.contained.into()),
     }
 }

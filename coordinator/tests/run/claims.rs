@@ -46,6 +46,7 @@ pub(crate) fn passed() -> AttemptOutcome {
         duration: Duration::from_millis(5),
         agent: "fake-1".into(),
         environment: "linux".into(),
+        contained: kage_core::contain::Tier::T0,
         machine: None,
         restored: Vec::new(),
         tests: None,

@@ -252,6 +252,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
         version: "test".into(),
         answers_pings: false,
         machine: None,
+        contained: kage_core::contain::Containment::NOTHING,
     }
 }
 

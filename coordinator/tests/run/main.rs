@@ -9,6 +9,7 @@ mod checkpoints;
 mod claims;
 mod clocks;
 mod cluster;
+mod containment;
 mod control;
 mod custody;
 mod deadlines;

@@ -1,9 +1,10 @@
 //! Why a job waits, in words for people, and whether any agent could do it at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{AgentView, Availability, Waiting};
-use crate::id::AdapterName;
+use crate::contain::Tier;
+use crate::id::{AdapterName, AgentId};
 use crate::time::{Timestamp, in_words};
 
 /// Explains why a job waits. `agents` are all known ones, including disconnected ones.
@@ -54,6 +55,11 @@ fn able<'a>(job: &Waiting<'_>, agents: &'a [AgentView<'a>]) -> Result<Vec<&'a Ag
         .collect();
     if able.is_empty() {
         return Err(no_labels(job, &with_adapter));
+    }
+    let labelled = able;
+    let able: Vec<_> = labelled.iter().copied().filter(|agent| agent.contains(job)).collect();
+    if able.is_empty() {
+        return Err(no_tier(job, &labelled));
     }
     Ok(able)
 }
@@ -112,6 +118,34 @@ fn no_labels(job: &Waiting<'_>, agents: &[&AgentView<'_>]) -> String {
     }
 }
 
+/// What the agents have instead of the tier that the job demands, and why the nearest of them has no higher one.
+fn no_tier(job: &Waiting<'_>, agents: &[&AgentView<'_>]) -> String {
+    // An agent with several lanes is one agent.
+    let tiers: BTreeMap<AgentId, Tier> = agents.iter().map(|agent| (agent.id, agent.contained.tier)).collect();
+    let of = |tier: Tier| tiers.values().filter(|has| **has == tier).count();
+    let kinds = Tier::ALL.into_iter().map(|tier| (tier, of(tier)));
+    let said: Vec<String> = kinds
+        .filter(|(_, agents)| *agents > 0)
+        .map(|(tier, agents)| match agents {
+            1 => format!("1 agent has {tier}"),
+            _ => format!("{agents} agents have {tier}"),
+        })
+        .collect();
+    let nearest = agents.iter().max_by_key(|agent| agent.contained.tier);
+    let why = nearest.filter(|agent| !agent.contained.short_of.is_empty());
+    let why = why.map(|agent| format!(" ({}: {})", agent.name, agent.contained.short_of));
+    let with = match needs(job).as_slice() {
+        [] => String::new(),
+        needs => format!(" with {}", needs.join(" and ")),
+    };
+    format!(
+        "no agent{with} has containment {}: {}{}; `kage doctor` on an agent's machine says what it lacks",
+        job.contain,
+        said.join(", "),
+        why.unwrap_or_default()
+    )
+}
+
 /// The refusals of agents that have free slots.
 fn refused(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> Option<String> {
     let roomy = able
@@ -128,7 +162,7 @@ fn refused(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> Option<String> {
 
 /// Why each able agent has no free slot.
 fn states(job: &Waiting<'_>, able: &[&AgentView<'_>]) -> String {
-    let anybody = job.adapter.is_none() && job.requirements.is_empty();
+    let anybody = job.adapter.is_none() && job.requirements.is_empty() && job.contain.is_lowest();
     if let [only] = able {
         let (name, word) = (only.name, word(only));
         return if anybody {
@@ -173,14 +207,22 @@ const fn word(agent: &AgentView<'_>) -> &'static str {
 
 /// "an agent with codex and os=linux".
 fn wanted(job: &Waiting<'_>) -> String {
-    let adapter = job.adapter.map(ToString::to_string);
-    let labels = job.requirements.iter().map(|(key, value)| format!("{key}={value}"));
-    let needs: Vec<String> = adapter.into_iter().chain(labels).collect();
+    let mut needs = needs(job);
+    if !job.contain.is_lowest() {
+        needs.push(format!("containment {}", job.contain));
+    }
     if needs.is_empty() {
         "any agent".to_owned()
     } else {
         format!("an agent with {}", needs.join(" and "))
     }
+}
+
+/// The adapter and the labels that a job needs.
+fn needs(job: &Waiting<'_>) -> Vec<String> {
+    let adapter = job.adapter.map(ToString::to_string);
+    let labels = job.requirements.iter().map(|(key, value)| format!("{key}={value}"));
+    adapter.into_iter().chain(labels).collect()
 }
 
 fn count(n: usize) -> String {

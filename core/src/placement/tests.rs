@@ -24,6 +24,7 @@ struct Needs {
     claude: BTreeSet<AdapterName>,
     only_codex: BTreeSet<AdapterName>,
     no_adapter: BTreeSet<AdapterName>,
+    bare: Containment,
 }
 
 impl Needs {
@@ -38,6 +39,7 @@ impl Needs {
             claude: [name("claude-api"), name("claude-code")].into(),
             only_codex: [name("codex")].into(),
             no_adapter: BTreeSet::new(),
+            bare: Containment::NOTHING,
         }
     }
 
@@ -50,6 +52,7 @@ impl Needs {
             held: 0,
             adapter: None,
             requirements: &self.none,
+            contain: Tier::T0,
             not_before: at(0),
             queued_at: at(0),
             spare: false,
@@ -70,6 +73,7 @@ impl Needs {
             adapters: &self.no_adapter,
             known: &[],
             can: Capabilities::ALL,
+            contained: &self.bare,
             availability: Availability::Open,
         }
     }
@@ -102,6 +106,39 @@ fn placed(waiting: &[Waiting<'_>], agents: &[AgentView<'_>]) -> Vec<(u128, u128)
         .into_iter()
         .map(|(job, agent)| (number(job.to_string()), number(agent.to_string())))
         .collect()
+}
+
+#[test]
+fn a_job_goes_to_no_agent_of_a_lower_tier() {
+    let needs = Needs::new();
+    let tiers = Tier::ALL.map(|tier| Containment {
+        tier,
+        short_of: String::new(),
+    });
+    for contain in Tier::ALL {
+        // The higher the tier of an agent, the fewer slots it has: the roomiest one is the wrong one.
+        let agents: Vec<_> = tiers
+            .iter()
+            .zip(1..)
+            .map(|(contained, n)| AgentView {
+                contained,
+                ..needs.agent(n, "a", 5 - u32::try_from(n).unwrap())
+            })
+            .collect();
+        let jobs: Vec<_> = (1..=20)
+            .map(|n| Waiting {
+                contain,
+                ..needs.job(n, 1)
+            })
+            .collect();
+        let given = placed(&jobs, &agents);
+        let enough = agents.iter().filter(|agent| agent.contained.tier >= contain);
+        let room: u32 = enough.map(|agent| agent.free_slots).sum();
+        assert_eq!(given.len(), room as usize, "{contain}");
+        for (_, agent) in given {
+            assert!(tiers[agent as usize - 1].tier >= contain, "{contain} on agent {agent}");
+        }
+    }
 }
 
 #[test]
@@ -318,6 +355,18 @@ fn waiting_is_explained_honestly() {
         ..codex
     };
     let anything = needs.job(1, 1);
+    let (no_box, some_box) = (
+        Containment {
+            tier: Tier::T0,
+            short_of: "the kernel has no user namespaces".to_owned(),
+        },
+        Containment {
+            tier: Tier::T2,
+            short_of: String::new(),
+        },
+    );
+    let tier = |contain, job| Waiting { contain, ..job };
+    let boxed = |contained, agent| AgentView { contained, ..agent };
     let refusal = |n| Refusal {
         agent: agent_id(n),
         reason: "its disk is full",
@@ -426,6 +475,37 @@ fn waiting_is_explained_honestly() {
             codex,
             vec![able(1, "a", 1), closed(2, "b", cordoned)],
             "waits for an agent with codex; its turn comes next",
+        ),
+        (
+            tier(Tier::T2, anything),
+            vec![able(1, "a", 1), able(2, "b", 1)],
+            "no agent has containment T2: 2 agents have T0; `kage doctor` on an agent's machine says what it lacks",
+        ),
+        (
+            tier(Tier::T3, codex),
+            vec![
+                boxed(&no_box, able(1, "a", 1)),
+                boxed(&some_box, able(2, "b", 1)),
+                claude,
+            ],
+            "no agent with codex has containment T3: 1 agent has T0, 1 agent has T2; `kage doctor` on an agent's machine \
+             says what it lacks",
+        ),
+        (
+            tier(Tier::T1, anything),
+            vec![boxed(&no_box, able(1, "a", 1))],
+            "no agent has containment T1: 1 agent has T0 (a: the kernel has no user namespaces); `kage doctor` on an \
+             agent's machine says what it lacks",
+        ),
+        (
+            tier(Tier::T1, anything),
+            vec![able(1, "a", 1), boxed(&some_box, able(2, "b", 0))],
+            "waits for an agent with containment T1; only b has it, and is full",
+        ),
+        (
+            tier(Tier::T2, codex),
+            vec![boxed(&some_box, able(1, "a", 1)), able(2, "b", 1)],
+            "waits for an agent with codex and containment T2; its turn comes next",
         ),
         (
             anything,

@@ -590,6 +590,43 @@ fn counts_without_a_base_to_compare_with_are_told() {
 }
 
 #[test]
+fn the_tiers_of_containment_stand_with_a_result() {
+    use crate::contain::Tier::{T1, T2};
+    let state = |contained| SessionState::Verified {
+        result: result(1, &["src/a.py"]),
+        verdict: Verdict {
+            contained,
+            ..verdict(VerdictKind::Passed)
+        },
+    };
+    let worked_in = |name: &str, tier, state| {
+        let mut session = session(name, state);
+        session.contained = tier;
+        session
+    };
+    let running = SessionState::Running {
+        attempt: AttemptId::from_random(3),
+    };
+    let cases = [
+        (
+            worked_in("a", Some(T2), state(T2)),
+            Some("worked and was checked in containment T2"),
+        ),
+        (
+            worked_in("b", Some(T2), state(T1)),
+            Some("worked in containment T2, was checked in T1"),
+        ),
+        (worked_in("c", Some(T1), running), Some("worked in containment T1")),
+        (worked_in("d", None, state(T1)), None),
+    ];
+    for (session, expected) in cases {
+        let history = &ranked(&task(Some("true")), &[session]).rows[0].history;
+        let told = history.iter().find(|line| line.contains("containment"));
+        assert_eq!(told.map(String::as_str), expected, "{history:?}");
+    }
+}
+
+#[test]
 fn time_runs_until_now_while_a_session_does() {
     let mut queued = session("q", SessionState::Queued);
     queued.started_at = None;

@@ -95,6 +95,7 @@ impl Session {
         fork.fallbacks = next.fallbacks;
         fork.requirements.clone_from(&self.requirements);
         fork.timeout = self.timeout;
+        fork.contained = self.contained_so_far();
         fork.checkpoints.taken = own.last().map_or(0, |last| last.number);
         fork.checkpoints.head = own.last().map(Head::of);
         fork.setback = (at.adapter != fork.adapter).then_some(Setback::HandedOver);

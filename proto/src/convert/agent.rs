@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use kage_core::access::{Capabilities, Capability};
 use kage_core::checkpoint::{Resume, Resumes};
+use kage_core::contain::{Containment, Tier};
 use kage_core::fleet::{AdapterAccess, AdapterInfo};
 use kage_core::folder::Folder;
 use kage_core::id::{
@@ -14,6 +15,7 @@ use kage_core::id::{
 use kage_core::login::LoginState;
 use kage_core::task::{Labels, RepositoryRef, ResultRules, TaskEnvironment, VerifyPolicy};
 
+use super::contain::{above_lowest, demanded};
 use super::time::{duration, span, stamp, time};
 use super::{InvalidField, non_empty, parse, parse_optional, required};
 use crate::v1;
@@ -197,6 +199,8 @@ pub struct Hello {
     pub answers_pings: bool,
     /// What its machine brings to a check of a base, if it says so.
     pub machine: Option<Digest>,
+    /// How well it keeps programs apart from its machine.
+    pub contained: Containment,
 }
 
 impl From<Hello> for v1::Hello {
@@ -215,6 +219,7 @@ impl From<Hello> for v1::Hello {
             version: hello.version,
             answers_pings: hello.answers_pings,
             machine: hello.machine.map(Into::into).unwrap_or_default(),
+            contained: Some(hello.contained.into()),
         }
     }
 }
@@ -259,6 +264,7 @@ impl TryFrom<v1::Hello> for Hello {
             version: cut(hello.version, LONGEST_VERSION),
             answers_pings: hello.answers_pings,
             machine: parse_optional("machine", &hello.machine)?,
+            contained: hello.contained.map(Into::into).unwrap_or_default(),
         })
     }
 }
@@ -354,6 +360,8 @@ pub struct Work {
     pub repository: Option<RepositoryRef>,
     /// What the task's programs get besides what every program gets.
     pub environment: TaskEnvironment,
+    /// The lowest tier of containment in which it may be done.
+    pub contain: Tier,
     /// The work itself.
     pub kind: WorkKind,
 }
@@ -448,6 +456,7 @@ impl From<Work> for v1::Work {
             project: work.project.into(),
             repository: work.repository.map(Into::into),
             environment: super::task::environment(work.environment),
+            contain: above_lowest(work.contain),
             kind: Some(match work.kind {
                 WorkKind::Session(session) => Kind::Session(session.into()),
                 WorkKind::Verify(verify) => Kind::Verify(verify.into()),
@@ -473,6 +482,7 @@ impl TryFrom<v1::Work> for Work {
                 .map_err(|e| e.within("repository"))?,
             environment: super::task::read_environment(work.environment.unwrap_or_default())
                 .map_err(|e| e.within("environment"))?,
+            contain: demanded("contain", work.contain)?,
             kind: match required("kind", work.kind)? {
                 Kind::Session(session) => {
                     WorkKind::Session(session.try_into().map_err(|e: InvalidField| e.within("session"))?)

@@ -386,6 +386,7 @@ mod tests {
                 duration: Duration::from_millis(5),
                 agent: "a1".into(),
                 environment: "e".into(),
+                contained: kage_core::contain::Tier::T0,
                 machine: None,
                 restored: Vec::new(),
                 tests: None,

@@ -5,6 +5,7 @@ use kage_core::left_out::{LeftOut, LeftOutReason};
 use kage_core::rework::excerpt;
 use kage_core::test_counts::{MAX_SUITES, SuiteTally, TestTally};
 
+use super::contain::{above_lowest, claimed};
 use super::time::{duration, span};
 use super::{InvalidField, enumerated, parse, parse_optional, required, unspecified};
 use crate::v1;
@@ -132,6 +133,8 @@ impl From<Verdict> for v1::Verdict {
             duration: Some(span(verdict.duration)),
             agent: verdict.agent,
             environment: verdict.environment,
+            // An agent leaves it at that, and its outbox keeps the form that it had.
+            contained: above_lowest(verdict.contained),
             machine: verdict.machine.map(Into::into).unwrap_or_default(),
             restored: verdict.restored,
             tests: verdict.tests.map(Into::into),
@@ -160,6 +163,7 @@ impl TryFrom<v1::Verdict> for Verdict {
             duration: duration(verdict.duration.unwrap_or_default()),
             agent: verdict.agent,
             environment: verdict.environment,
+            contained: claimed(verdict.contained).unwrap_or_default(),
             machine: parse_optional("machine", &verdict.machine)?,
             restored: verdict.restored.into_iter().take(MAX_RESTORED).collect(),
             tests: verdict.tests.map(Into::into),
@@ -235,6 +239,7 @@ mod tests {
                 duration: Duration::from_millis(77),
                 agent: "a".into(),
                 environment: "linux x86_64".into(),
+                contained: kage_core::contain::Tier::T1,
                 machine: exit_code.map(|_| Digest::of(b"machine")),
                 restored: vec!["test.sh".into()],
                 tests: exit_code.map(|_| TestTally {

@@ -121,6 +121,10 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         is_unfinished: session.is_unfinished(),
         messages: session.messages.kept.iter().map(Into::into).collect(),
         fork: session.fork.as_ref().map(Into::into),
+        contained: session
+            .contained
+            .map(|tier| v1::ContainmentTier::from(tier).into())
+            .unwrap_or_default(),
     }
 }
 

@@ -8,6 +8,7 @@ use kage_core::task::{
     VerifyPolicy,
 };
 
+use super::contain::{above_lowest, demanded};
 use super::time::{limit, span, stamp};
 use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in, unspecified};
 use crate::v1;
@@ -185,6 +186,7 @@ impl From<Policy> for v1::Policy {
             idle_timeout: Some(span(policy.idle_timeout)),
             max_attempts: policy.max_attempts,
             requirements: policy.requirements.into_iter().collect(),
+            contain: above_lowest(policy.contain),
             max_reworks: policy.max_reworks,
             priority: policy.priority.as_i32(),
             session_setup: policy.session_setup.unwrap_or_default(),
@@ -234,6 +236,7 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
             n => n,
         },
         requirements: policy.requirements.into_iter().collect(),
+        contain: wrong.or_default(demanded("contain", policy.contain)),
         max_reworks: policy.max_reworks,
         session_setup: non_empty(policy.session_setup),
         session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),

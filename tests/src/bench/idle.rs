@@ -314,6 +314,7 @@ impl Idle {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             answers_pings: false,
             machine: None,
+            contained: kage_core::contain::Containment::NOTHING,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use kage_core::contain::{Containment, Tier};
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use kage_proto::v1;
 use kage_proto::v1::connect_request::Message as ToCoordinator;
@@ -24,6 +25,15 @@ pub(super) struct Accepted {
     /// Its slot, and what else only one attempt may have.
     places: Vec<OwnedSemaphorePermit>,
     pub(super) at: Instant,
+}
+
+/// That work demands more than this agent has.
+fn beyond(demanded: Tier, has: &Containment) -> String {
+    let why = match has.short_of.as_str() {
+        "" => String::new(),
+        short_of => format!(" ({short_of})"),
+    };
+    format!("it demands containment {demanded}, and the agent has {}{why}", has.tier)
 }
 
 impl Connection {
@@ -65,6 +75,10 @@ impl Connection {
         let key = AttemptKey::try_from(key).map_err(|error| format!("the key cannot be read: {error}"))?;
         let work = offer.work.ok_or("the offer has no work")?;
         let work = Work::try_from(work).map_err(|error| format!("the work cannot be read: {error}"))?;
+        // The coordinator may be wrong about this agent.
+        if work.contain > self.parts.contained.tier {
+            return Err(beyond(work.contain, &self.parts.contained));
+        }
         let (mut places, mut adapter) = (Vec::new(), None);
         if let WorkKind::Session(session) = &work.kind {
             let announced = self.announced.borrow();

@@ -186,6 +186,7 @@ mod tests {
             cordoned: false,
             admittance: Admittance::EARLIER,
             machine: None,
+            contained: kage_core::contain::Containment::NOTHING,
             seen_at: NOW,
         };
         let mut board = Board::new(Timings::default());

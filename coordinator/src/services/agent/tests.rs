@@ -62,6 +62,7 @@ fn the_newest_common_protocol_is_agreed() {
         version: String::new(),
         answers_pings: false,
         machine: None,
+        contained: kage_core::contain::Containment::NOTHING,
     };
     let agreed = |protocols| agreed_protocol(&hello(protocols)).ok();
     assert_eq!(agreed(1..=1), Some(1));

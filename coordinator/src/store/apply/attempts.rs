@@ -48,6 +48,7 @@ impl Command for StartAttempt {
         let allowed = self.slack.allowed(&row.job.kind, &head.policy, session.timeout);
         if row.job.kind == JobKind::Session {
             session.resumes = self.resumes;
+            session.works_in(self.contained);
         }
         let attempt = Attempt {
             id: self.attempt,
@@ -58,6 +59,7 @@ impl Command for StartAttempt {
             token_hash: self.token_hash,
             agent: self.agent,
             boot: self.boot,
+            contained: self.contained,
             lease_until: self.lease_until,
             ends_by: self.now + allowed,
             stop_asked: None,

@@ -31,13 +31,16 @@ impl Command for AppendEvents {
         }]
     }
 
-    fn apply(self, rows: &mut dyn Rows) -> Result<Appended, Failed> {
+    fn apply(mut self, rows: &mut dyn Rows) -> Result<Appended, Failed> {
         if let Err(invalid) = check_batch(&self.events) {
             return Ok(Appended::Invalid(invalid));
         }
         let Some(mut attempt) = rows.attempt(self.claim.attempt)? else {
             return Ok(Appended::UnknownAttempt);
         };
+        for event in &mut self.events {
+            event.body.ran_in(attempt.contained);
+        }
         let first = self.events.first().map_or(0, |event| event.seq);
         let admission = attempt.admit(&self.claim.token_hash, self.agent, first, self.events.len());
         let fresh = match admission {

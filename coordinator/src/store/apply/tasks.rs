@@ -2,6 +2,7 @@
 
 use kage_core::base_verdict::{self, BaseKey, KeptVerdict};
 use kage_core::checkpoint::Points;
+use kage_core::contain::Tier;
 use kage_core::id::Digest;
 use kage_core::job::{Job, JobKind, JobState, Subject};
 use kage_core::task::Selection;
@@ -74,7 +75,10 @@ impl Command for CreateTask {
             }));
         };
         let kept = match &base_key {
-            Some(key) => kept_verdict(rows, key, &machines, now)?,
+            Some(key) => {
+                let least = task.spec.policy.contain;
+                kept_verdict(rows, key, (least, &machines), now)?
+            }
             None => None,
         };
         if let Some(kept) = &kept {
@@ -104,17 +108,18 @@ impl Command for CreateTask {
 }
 
 /// The verdict on a base that a new task takes. What an agent said that is shut out now is not
-/// believed.
+/// believed, and what ran in a lower tier than the task demands is none for it.
 fn kept_verdict(
     rows: &mut dyn Rows,
     key: &BaseKey,
-    machines: &[Digest],
+    (least, machines): (Tier, &[Digest]),
     now: Timestamp,
 ) -> Result<Option<KeptVerdict>, Failed> {
     let mut believed = Vec::new();
     for kept in rows.base_verdicts(key)? {
         let enrolment = rows.enrolment(kept.agent)?;
-        if enrolment.is_none_or(|agent| agent.revoked_at.is_none()) {
+        let is_believed = enrolment.is_none_or(|agent| agent.revoked_at.is_none());
+        if is_believed && kept.verdict.contained >= least {
             believed.push(kept);
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kage_core::access::Admittance;
 use kage_core::attempt::EndReason;
 use kage_core::checkpoint::Resumes;
+use kage_core::contain::{Containment, Tier};
 use kage_core::deadline::Slack;
 use kage_core::event::{AttemptOutcome, DiffStat, Event, EventBody, ResultCommit, Verdict, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
@@ -134,6 +135,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
         draining: false,
         cordoned: false,
         machine: None,
+        contained: Containment::NOTHING,
         admittance: Admittance::EARLIER,
         seen_at: at(0),
     }
@@ -157,6 +159,7 @@ pub(super) fn start(job: &QueuedJob, attempt: u128, number: u32, agent: u128, no
         boot: boot_id(1),
         agent_name: format!("agent-{agent}"),
         resumes: Resumes::Position,
+        contained: Tier::T0,
         lease_until: now + Duration::from_secs(30),
         slack: Slack::default(),
         now,
@@ -239,6 +242,7 @@ pub(super) fn verdict(seq: u64, kind: VerdictKind) -> Event {
         duration: Duration::from_millis(5),
         agent: "agent-2".to_owned(),
         environment: "linux x86_64".to_owned(),
+        contained: kage_core::contain::Tier::T0,
         machine: None,
         restored: Vec::new(),
         tests: None,

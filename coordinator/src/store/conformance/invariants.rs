@@ -108,6 +108,7 @@ impl Seen {
             for session in &mut view.sessions {
                 session.checkpoints = SessionCheckpoints::default();
                 session.resumes = Resumes::None;
+                session.contained = None;
             }
         }
     }

@@ -15,6 +15,7 @@ use crate::store::{QueuedJob, Store, TaskView};
 mod base_verdicts;
 mod baseline;
 mod checkpoints;
+mod containment;
 mod drops;
 mod events;
 mod feed;
@@ -43,6 +44,10 @@ pub(super) use checkpoints::{
     a_lost_session_goes_on_from_its_last_checkpoint, a_rework_that_ends_badly_is_rejected_still,
     a_session_goes_back_when_somebody_asks, only_work_on_a_session_has_checkpoints_and_results,
     rejected_work_goes_on_from_its_own_checkpoint, taken,
+};
+pub(super) use containment::{
+    a_demand_stays_with_every_job_of_its_task, the_lowest_tier_of_its_attempts_is_a_sessions,
+    the_tier_of_an_attempt_stands_with_its_verdict, what_ran_in_a_lower_tier_is_no_verdict_on_a_base,
 };
 pub(super) use drops::{
     a_dropped_task_is_gone_and_nothing_else, a_repository_goes_when_no_task_is_of_it, what_is_not_over_is_not_dropped,

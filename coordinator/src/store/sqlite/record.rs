@@ -70,7 +70,8 @@ pub(super) fn person_token(row: &Row<'_>) -> Result<PersonToken, EngineError> {
 /// Columns of `agents`, for [`agent`].
 macro_rules! agent_columns {
     () => {
-        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned, machine, admittance"
+        "id, name, boot, labels, adapters, slots, pid, version, draining, seen_at, cordoned, machine, admittance, \
+         contained"
     };
 }
 pub(super) use agent_columns;
@@ -90,5 +91,6 @@ pub(super) fn agent(row: &Row<'_>) -> Result<Agent, EngineError> {
         cordoned: get(row, 10)?,
         machine: get_optional_parsed(row, 11, "digest")?,
         admittance: get_json(row, 12, "admittance")?,
+        contained: get_json(row, 13, "containment")?,
     })
 }

@@ -280,6 +280,7 @@ UPDATE sessions SET
     include_str!("schema/base_verdicts.sql"),
     include_str!("schema/position.sql"),
     include_str!("schema/capabilities.sql"),
+    include_str!("schema/contained.sql"),
 ];
 
 /// The newest schema that this program knows.

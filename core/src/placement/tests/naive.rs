@@ -7,6 +7,7 @@ use super::*;
 
 fn fits(agent: &AgentView<'_>, job: &Waiting<'_>) -> bool {
     agent.availability == Availability::Open
+        && agent.contained.tier >= job.contain
         && agent.could_do(job)
         && job.refusals.iter().all(|refusal| refusal.agent != agent.id)
 }
@@ -65,6 +66,7 @@ struct DrawnJob {
     task: u128,
     codex: bool,
     linux: bool,
+    contain: Tier,
     later: bool,
     elsewhere: bool,
     spare: bool,
@@ -73,6 +75,11 @@ struct DrawnJob {
     avoid: Option<u128>,
     refusals: Vec<Refusal<'static>>,
     priority: i32,
+}
+
+/// Mostly none at all, as with most tasks and agents.
+fn tier() -> impl Strategy<Value = Tier> {
+    prop_oneof![3 => Just(Tier::T0), 1 => prop::sample::select(Tier::ALL.to_vec())]
 }
 
 fn refusal() -> impl Strategy<Value = Refusal<'static>> {
@@ -88,19 +95,23 @@ fn drawn_job() -> impl Strategy<Value = DrawnJob> {
         prop::option::of(0..8_u128),
         prop::collection::vec(refusal(), 0..3),
     );
-    (0..4_u128, any::<[bool; 5]>(), 0..3_u64, wishes, -1..2_i32).prop_map(
-        |(task, [codex, linux, later, elsewhere, spare], queued, (prefer, avoid, refusals), priority)| DrawnJob {
-            task,
-            codex,
-            linux,
-            later,
-            elsewhere,
-            spare,
-            queued,
-            prefer,
-            avoid,
-            refusals,
-            priority,
+    (0..4_u128, any::<[bool; 5]>(), 0..3_u64, wishes, (-1..2_i32, tier())).prop_map(
+        |(task, flags, queued, (prefer, avoid, refusals), (priority, contain))| {
+            let [codex, linux, later, elsewhere, spare] = flags;
+            DrawnJob {
+                task,
+                codex,
+                linux,
+                contain,
+                later,
+                elsewhere,
+                spare,
+                queued,
+                prefer,
+                avoid,
+                refusals,
+                priority,
+            }
         },
     )
 }
@@ -114,6 +125,7 @@ struct DrawnAgent {
     placed: u64,
     codex: bool,
     linux: bool,
+    contained: Containment,
     open: bool,
     checks: bool,
     bound: Option<bool>,
@@ -121,18 +133,29 @@ struct DrawnAgent {
 
 fn drawn_agent() -> impl Strategy<Value = DrawnAgent> {
     let own = prop::option::of((0..4_u32, 0..20_u64));
-    (0..5_u32, own, 0..20_u64, any::<[bool; 4]>(), any::<Option<bool>>()).prop_map(
-        |(slots, own, placed, [codex, linux, open, checks], bound)| DrawnAgent {
-            slots,
-            own,
-            placed,
-            codex,
-            linux,
-            open,
-            checks,
-            bound,
-        },
+    (
+        0..5_u32,
+        own,
+        0..20_u64,
+        any::<[bool; 4]>(),
+        (any::<Option<bool>>(), tier()),
     )
+        .prop_map(
+            |(slots, own, placed, [codex, linux, open, checks], (bound, tier))| DrawnAgent {
+                slots,
+                own,
+                placed,
+                codex,
+                linux,
+                contained: Containment {
+                    tier,
+                    short_of: String::new(),
+                },
+                open,
+                checks,
+                bound,
+            },
+        )
 }
 
 struct World {
@@ -155,6 +178,7 @@ impl World {
             project: self.project(drawn.elsewhere),
             adapter: drawn.codex.then_some(&self.needs.codex),
             requirements: self.labels(drawn.linux),
+            contain: drawn.contain,
             not_before: if drawn.later { at(NOW.as_millis() + 1) } else { NOW },
             queued_at: at(drawn.queued),
             spare: drawn.spare,
@@ -168,7 +192,7 @@ impl World {
     }
 
     /// The lanes of an agent.
-    fn agent<'a>(&'a self, n: u128, drawn: &DrawnAgent) -> Vec<AgentView<'a>> {
+    fn agent<'a>(&'a self, n: u128, drawn: &'a DrawnAgent) -> Vec<AgentView<'a>> {
         let own = drawn.own.filter(|_| drawn.codex);
         let slots = AgentView {
             adapters: if drawn.codex && own.is_none() {
@@ -188,6 +212,7 @@ impl World {
             } else {
                 Availability::Draining
             },
+            contained: &drawn.contained,
             placed: drawn.placed,
             ..self.needs.agent(n, "x", drawn.slots)
         };
@@ -199,6 +224,12 @@ impl World {
             ..slots
         });
         [slots].into_iter().chain(own).collect()
+    }
+
+    /// The lanes of all agents.
+    fn agents<'a>(&'a self, fleet: &'a [DrawnAgent]) -> Vec<AgentView<'a>> {
+        let lanes = fleet.iter().zip(0..).flat_map(|(agent, n)| self.agent(n, agent));
+        lanes.collect()
     }
 
     const fn project(&self, elsewhere: bool) -> &ProjectId {
@@ -225,10 +256,7 @@ proptest! {
         let world = World::new();
         let mut waiting: Vec<_> = jobs.iter().zip(1..).map(|(job, n)| world.job(n, job)).collect();
         waiting.sort_by_key(|job| job.queued_at);
-        let views = |fleet: &[DrawnAgent]| -> Vec<_> {
-            fleet.iter().zip(0..).flat_map(|(agent, n)| world.agent(n, agent)).collect()
-        };
-        let mut roster = roster_of(&views(&fleet));
+        let mut roster = roster_of(&world.agents(&fleet));
         let inside = |(place, _, _): &Change| *place < fleet.len();
         let changes: Vec<Change> = changes.into_iter().filter(inside).collect();
         for (place, anew, drawn) in changes {
@@ -244,7 +272,7 @@ proptest! {
                 world.agent(n, agent).iter().for_each(|lane| roster.note(lane));
             }
         }
-        let mut agents = views(&fleet);
+        let mut agents = world.agents(&fleet);
         prop_assert_eq!(&roster, &roster_of(&agents));
 
         let placement = place(&waiting, &mut roster, |seat| find(&agents, seat), NOW);
@@ -275,6 +303,7 @@ proptest! {
             .map(|(job, n)| Waiting {
                 adapter: (job.codex && !job.spare).then_some(&world.needs.codex),
                 requirements: &world.needs.none,
+                contain: Tier::T0,
                 not_before: NOW,
                 refusals: &[],
                 ..world.job(n, job)

@@ -61,6 +61,7 @@ fn work_survives_the_wire() {
                 pass: ["DATABASE_URL".to_owned()].into(),
                 ..TaskEnvironment::default()
             },
+            contain: Tier::T2,
             kind,
         };
         assert_eq!(Work::try_from(v1::Work::from(work.clone())), Ok(work));
@@ -75,6 +76,17 @@ fn unknown_work_names_its_kind() {
         ..Default::default()
     };
     assert_eq!(Work::try_from(work).unwrap_err().field, "kind");
+}
+
+#[test]
+fn work_of_a_tier_that_is_not_known_is_refused() {
+    let work = v1::Work {
+        task_id: TaskId::from_random(1).to_string(),
+        session_id: SessionId::from_random(1).to_string(),
+        contain: 99,
+        ..Default::default()
+    };
+    assert_eq!(Work::try_from(work).unwrap_err().field, "contain");
 }
 
 #[test]
@@ -107,8 +119,15 @@ fn hello_survives_the_wire() {
         version: "0.1.0".into(),
         answers_pings: true,
         machine: Some(Digest::of(b"machine")),
+        contained: Containment {
+            tier: Tier::T1,
+            short_of: "no user namespaces".to_owned(),
+        },
     };
     assert_eq!(Hello::try_from(v1::Hello::from(hello.clone())), Ok(hello.clone()));
+    let mut older = v1::Hello::from(hello.clone());
+    older.contained = None;
+    assert_eq!(Hello::try_from(older).unwrap().contained, Containment::NOTHING);
     let mut nameless = v1::Hello::from(hello);
     nameless.name.clear();
     assert_eq!(Hello::try_from(nameless).unwrap_err().field, "name");

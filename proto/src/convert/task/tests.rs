@@ -64,6 +64,7 @@ fn spec() -> TaskSpec {
                 ..ResultRules::default()
             },
             requirements: labels("os"),
+            contain: kage_core::contain::Tier::T2,
             priority: Priority::HIGH,
         },
         fresh_baseline: true,

@@ -127,6 +127,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
         duration: Duration::from_millis(61_250),
         agent: "a-machine".to_owned(),
         environment: "linux x86_64".to_owned(),
+        contained: kage_core::contain::Tier::T0,
         machine: None,
         restored: vec!["test.sh".to_owned()],
         tests: None,

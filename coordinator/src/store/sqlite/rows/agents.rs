@@ -30,7 +30,7 @@ impl AgentRows for SqliteRows<'_> {
             concat!(
                 "INSERT OR REPLACE INTO agents (",
                 agent_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
+                ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
             ),
             params![
                 id(agent.id),
@@ -46,6 +46,7 @@ impl AgentRows for SqliteRows<'_> {
                 agent.cordoned,
                 agent.machine.as_ref().map(Digest::as_str),
                 json("admittance", &agent.admittance)?,
+                json("containment", &agent.contained)?,
             ],
         )
     }
