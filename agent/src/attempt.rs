@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
+use crate::contain::{Boxes, Room};
 use crate::delivery::forms;
 use crate::delivery::live::{Live, Stop, StopReason};
 use crate::delivery::mask::Masker;
@@ -57,6 +58,8 @@ const SHORT_WORD: usize = 12;
 pub(crate) struct Resources {
     pub(crate) name: String,
     pub(crate) runner: Runner,
+    /// In which programs of attempts run.
+    pub(crate) boxes: Boxes,
     /// What attempts work with.
     pub(crate) equipments: Arc<Equipments>,
     /// Of programs of sessions that take no slot of the agent.
@@ -322,6 +325,19 @@ impl Attempt {
             let source = std::io::Error::other(error);
             Err(NoFolder::Io { path, source })
         })
+    }
+
+    /// The box of its programs, which work in this worktree.
+    fn room(&self, worktree: Option<&Path>) -> Option<Arc<Room>> {
+        let paths = &self.resources.paths;
+        let own = worktree.map(Path::to_owned).into_iter();
+        let own = own.chain([paths.scratch(self.id), paths.short_tmp().path(self.id)]);
+        // Of the mirror, the worktree borrows its objects.
+        let mirror = self
+            .repository()
+            .map(|repository| paths.mirror(&self.work.project, &repository.name));
+        let lent = mirror.map(|mirror| mirror.join("objects"));
+        self.resources.boxes.room(own.collect(), lent.into_iter().collect())
     }
 
     fn warnings(&self) -> Warnings {

@@ -11,6 +11,8 @@ use kage_core::deadline::Slack;
 use kage_core::task::Labels;
 use kage_proto::client::Credentials;
 
+use crate::contain::ContainSettings;
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where it keeps its id, outbox, mirrors and worktrees. Held by an exclusive lock.
@@ -28,6 +30,8 @@ pub struct Config {
     pub limits: Limits,
     /// Caches of package managers that attempts get copies of.
     pub caches: CacheSettings,
+    /// How programs of sessions and checks are to be kept apart from the machine.
+    pub contain: ContainSettings,
     /// How well programs of sessions and checks are kept apart from the machine, as probes found before
     /// the start. Work that demands more is refused.
     pub contained: Containment,

@@ -6,6 +6,7 @@
 //!
 //! Modules stand in the order in which they build on each other.
 
+pub mod contain;
 pub mod config;
 pub mod ports;
 mod backoff;

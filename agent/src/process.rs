@@ -15,6 +15,8 @@
 pub(crate) mod allowance;
 mod secret;
 mod child;
+#[cfg(target_os = "linux")]
+mod confined;
 mod drive;
 mod environment;
 pub(crate) mod excerpt;
@@ -45,6 +47,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use crate::contain::{self, Room};
 
 pub use environment::{
     AgentEnvironment, Environment, EnvironmentParts, LoginVariable, ManifestVariables, Places, TaskVariables, Variable,
@@ -276,6 +280,8 @@ pub enum Runner {
     ProcessGroup,
     /// Behind a warden with this executable, whose `main` begins with [`warden_main_if_asked`].
     Warden(PathBuf),
+    /// The same, in a box.
+    Contained(PathBuf, Arc<Room>),
     /// A simulation plays them.
     Played(Play),
 }
@@ -285,6 +291,7 @@ impl fmt::Debug for Runner {
         match self {
             Self::ProcessGroup => f.write_str("ProcessGroup"),
             Self::Warden(executable) => f.debug_tuple("Warden").field(executable).finish(),
+            Self::Contained(executable, room) => f.debug_tuple("Contained").field(executable).field(room).finish(),
             Self::Played(_) => f.debug_tuple("Played").finish_non_exhaustive(),
         }
     }
@@ -307,8 +314,27 @@ impl Runner {
     #[must_use]
     pub fn containment(&self) -> Containment {
         match self {
-            Self::Warden(_) if cfg!(target_os = "linux") => Containment::Warden,
-            Self::Warden(_) | Self::ProcessGroup | Self::Played(_) => Containment::ProcessGroup,
+            Self::Warden(_) | Self::Contained(..) if cfg!(target_os = "linux") => Containment::Warden,
+            Self::Warden(_) | Self::Contained(..) | Self::ProcessGroup | Self::Played(_) => Containment::ProcessGroup,
+        }
+    }
+
+    /// The executable that becomes a warden, if there is one.
+    #[must_use]
+    pub fn executable(&self) -> Option<&std::path::Path> {
+        match self {
+            Self::Warden(executable) | Self::Contained(executable, _) => Some(executable),
+            Self::ProcessGroup | Self::Played(_) => None,
+        }
+    }
+
+    /// The same runner for programs in this box; without one, they run as they did. A box is proved with the
+    /// warden that builds it, so there is none without a warden.
+    #[must_use]
+    pub fn within(&self, room: Option<&Arc<Room>>) -> Self {
+        match (self, room) {
+            (Self::Warden(executable), Some(room)) => Self::Contained(executable.clone(), Arc::clone(room)),
+            (Self::Warden(_) | Self::Contained(..) | Self::ProcessGroup | Self::Played(_), _) => self.clone(),
         }
     }
 
@@ -344,9 +370,10 @@ pub async fn settle(patience: Duration) {
     let _ = patience;
 }
 
-/// Becomes a warden if the command line says so, and then never returns. Call it first in `main`,
-/// before any thread starts.
+/// Becomes a warden, or a program in its box, if the command line says so, and then never returns. Call it
+/// first in `main`, before any thread starts.
 pub fn warden_main_if_asked() {
+    contain::contain_main_if_asked();
     #[cfg(target_os = "linux")]
     if std::env::args_os()
         .nth(1)

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::adapters::port::Registry;
 use crate::attempt::Resources;
 use crate::config::Config;
+use crate::contain::{BoxParts, Boxes};
 use crate::control::connection::{self, Connection};
 use crate::delivery::ledger::Ledger;
 use crate::delivery::live::Live;
@@ -34,7 +35,7 @@ use crate::ground::uses::Uses;
 use crate::ground::workspace::MirrorGround;
 use crate::identity::enrolment;
 use crate::identity::renewal::Renewal;
-use crate::identity::state::{StateDir, StateError};
+use crate::identity::state::{Paths, StateDir, StateError};
 use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Clock, Random};
 use crate::process::machine::brought_by;
@@ -158,8 +159,13 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
         program::is_out_of_reach(&config.state_dir).map_err(RunError::Git)?;
     }
     let stored = Stored::open(&config, &ports).await?;
+    let boxes = boxes(&config, &ports, stored.state.paths()).await?;
+    let config = Config {
+        contained: boxes.proved().clone(),
+        ..config
+    };
     let programs = programs(&config, &ports, stored.state.paths().programs()).await?;
-    let delivering = stored.deliver(config, ports, programs)?;
+    let delivering = stored.deliver(config, ports, programs, boxes)?;
     delivering.workspaces_swept().await;
     delivering.work(shutdown).await
 }
@@ -189,6 +195,33 @@ async fn programs(config: &Config, ports: &Ports, record: PathBuf) -> Result<Pro
     surveying.await.map_err(|_| RunError::Interrupted)
 }
 
+/// The boxes for programs: the best of what was asked for that holds here. Nothing of an attempt runs yet.
+async fn boxes(config: &Config, ports: &Ports, paths: Paths) -> Result<Boxes, RunError> {
+    if config.contain.tier.candidates().is_empty() {
+        return Ok(Boxes::none(""));
+    }
+    let (Blocking::Threads, Some(executable)) = (&ports.blocking, ports.runner.executable()) else {
+        return Ok(Boxes::none(
+            "programs have no warden here, which would build their boxes",
+        ));
+    };
+    let (settings, executable) = (config.contain.clone(), executable.to_owned());
+    let home = ports.environment.get("HOME").map(PathBuf::from);
+    let proving = ports.blocking.run(move || {
+        Boxes::prove(&BoxParts {
+            state: paths.root(),
+            own: &[paths.short_tmp().folder().to_owned()],
+            settings: &settings,
+            home,
+            executable: &executable,
+        })
+    });
+    let boxes = proving.await.map_err(|_| RunError::Interrupted)?;
+    let proved = boxes.proved();
+    tracing::info!(tier = %proved.tier, short_of = proved.short_of, "programs are contained");
+    Ok(boxes)
+}
+
 /// First phase: the state directory is locked and its content was read.
 struct Stored {
     state: StateDir,
@@ -216,7 +249,7 @@ impl Stored {
     }
 
     /// Starts to deliver what an earlier start left.
-    fn deliver(self, config: Config, ports: Ports, programs: Programs) -> Result<Delivering, RunError> {
+    fn deliver(self, config: Config, ports: Ports, programs: Programs, boxes: Boxes) -> Result<Delivering, RunError> {
         let paths = self.state.paths();
         let agent = self.state.agent();
         let keyring = Keyring::new(config.credentials.clone(), ports.dial.clone()).map_err(RunError::Http)?;
@@ -288,6 +321,7 @@ impl Stored {
         let resources = Arc::new(Resources {
             name: config.name.clone(),
             runner: ports.runner.clone(),
+            boxes,
             equipments: Arc::new(Equipments::new(
                 Equipment {
                     environment: ports.environment.clone(),

@@ -131,7 +131,7 @@ mod tests {
 
         let text = example("agent.toml");
         let mut expected = flags::<AgentOptions>();
-        expected.extend(["disk".to_owned(), "adapter".to_owned()]);
+        expected.extend(["disk", "contain", "adapter"].map(str::to_owned));
         assert_eq!(keys(text), expected);
         let shown: AgentOptions = toml::from_str(text).unwrap();
         let usual = kage_agent::Limits::default();

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use kage_agent::adapters::AdapterConfig;
 use kage_agent::config::slots;
+use kage_agent::contain::ContainSettings;
 use kage_agent::identity::state;
 use kage_agent::logins::Logins;
 use kage_agent::process::handed::Handed;
@@ -43,6 +44,8 @@ const PATIENCE: Patience = Patience {
 const DROP_VALUES: Duration = Duration::from_secs(2);
 /// How old values are that no task has: their client ended before it made one.
 const UNCLAIMED: Duration = Duration::from_secs(60 * 60);
+/// Files of a person's settings.
+const SETTINGS: [&str; 2] = ["config.toml", "token"];
 /// How long a daemon that was told to end waits for commands that use it.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
@@ -139,7 +142,11 @@ async fn run_agent(
             ..usual
         },
         caches: settings.caches.caches(),
-        contained: contained(),
+        contain: ContainSettings {
+            tier: options.contain.tier.or(settings.contain.tier).unwrap_or_default(),
+            hidden: hidden(invocation, options.token_file.as_deref()),
+        },
+        contained: Containment::NOTHING,
     };
     let mut ports = kage_agent::Ports::system(registry);
     ports.make_adapters = make_adapters;
@@ -150,9 +157,14 @@ async fn run_agent(
     Ok(())
 }
 
-/// How well an agent of this machine keeps programs apart from it.
-pub(crate) const fn contained() -> Containment {
-    Containment::NOTHING
+/// What no program of a session may read besides the agent's state: that of the coordinator of this machine,
+/// its token, and the settings of its user, which may have keys.
+fn hidden(invocation: &Invocation, token_file: Option<&Path>) -> Vec<PathBuf> {
+    let settings = settings::user_dir().into_iter();
+    let settings = settings.flat_map(|folder| SETTINGS.map(|name| folder.join(name)));
+    let own = [Some(invocation.state.path()), token_file].into_iter().flatten();
+    let keys = &invocation.settings.coordinator.token_file;
+    own.map(Path::to_owned).chain(settings).chain(keys.clone()).collect()
 }
 
 /// The adapters of this machine: built in, of the user, of the settings, of an agent's options.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use config::{Environment, File, FileFormat, ValueKind};
 use kage_agent::Limits;
 use kage_agent::adapters::{self, AdapterSettings, LoadError};
+use kage_agent::contain::AskedTier;
 use kage_coordinator::config::{UnusablePrices, prices_with};
 use kage_core::caches::CacheSettings;
 use kage_core::failure_table::FailureTable;
@@ -72,6 +73,16 @@ pub struct AgentSettings {
     /// How much it may keep on its disk.
     pub disk: DiskSettings,
     pub caches: CachesSettings,
+    /// How its programs are kept apart from the machine.
+    pub contain: BoxSettings,
+}
+
+/// `[agent.contain]`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BoxSettings {
+    /// The tier of containment to have; where it cannot be had, the next lower one, and people are told.
+    pub tier: Option<AskedTier>,
 }
 
 /// `[agent.caches]`: caches of package managers that attempts get copies of.

@@ -257,7 +257,8 @@ impl ApiAdapter {
             path: None,
             work: Some(&input.work_names()),
         });
-        let (runner, worktree, scratch) = (self.runner.clone(), input.worktree.clone(), input.scratch.clone());
+        let runner = self.runner.within(input.room.as_ref());
+        let (worktree, scratch) = (input.worktree.clone(), input.scratch.clone());
         let (within, turns) = (input.folder.clone(), input.turns.clone());
         let tools = tokio::task::spawn_blocking(move || {
             places.make()?;

@@ -14,6 +14,7 @@ mod run;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -157,6 +158,13 @@ impl CliAdapter {
         };
         let (manifest, agent, login) = (self.manifest.clone(), self.agent.clone(), self.entry.login().cloned());
         let lent = input.admission.lent.clone();
+        // Arguments may name files beside the manifest.
+        let beside = self.manifest.source.parent().filter(|folder| folder.is_absolute());
+        let room = input.room.as_ref().map(|room| match beside {
+            Some(folder) => room.lending(folder),
+            None => Arc::clone(room),
+        });
+        let runner = self.runner.within(room.as_ref());
         let command = tokio::task::spawn_blocking(move || {
             let place = launch::Place {
                 program: &program,
@@ -176,7 +184,7 @@ impl CliAdapter {
         let mut run = Run::new(self, reporter.clone());
         // Full while the attempt's outbox is: then the program's pipes are not read.
         let (sender, chunks) = mpsc::channel(4);
-        let (ended, told) = tokio::join!(self.runner.run(command, limits, control, sender), run.take(chunks));
+        let (ended, told) = tokio::join!(runner.run(command, limits, control, sender), run.take(chunks));
         reporter.program_ended(&ended);
         match (ended, told) {
             (Err(error), _) => AdapterEnd::Failed(start_failure(&error)),

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::SessionFile;
 use crate::adapters::steps::Steps;
+use crate::contain::Room;
 use crate::logins::{Lent, Token};
 use crate::process::{Ended, Places, RunError, Secret, TaskVariables, Turns, WorkNames};
 
@@ -63,6 +64,8 @@ pub struct SessionInput {
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
     /// call is made.
     pub frozen: watch::Receiver<bool>,
+    /// The box of its programs; `None`: they run as the agent does.
+    pub room: Option<Arc<Room>>,
 }
 
 impl SessionInput {
@@ -114,6 +117,7 @@ impl SessionInput {
                 idle: Duration::from_secs(60),
             },
             frozen: watch::channel(false).1,
+            room: None,
         }
     }
 }

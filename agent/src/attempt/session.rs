@@ -113,6 +113,7 @@ pub(super) async fn run(
             idle: work.idle_timeout,
         },
         frozen: attempt.frozen.clone(),
+        room: attempt.room(workspace.map(|workspace| workspace.path())),
     };
     let Some(workspace) = workspace else {
         attempt.phase(Phase::Working).await?;

@@ -141,7 +141,12 @@ impl<'a> Shell<'a> {
             frozen: self.attempt.frozen.clone(),
         };
         let (sender, mut chunks) = mpsc::channel::<Chunk>(CHUNKS);
-        let running = self.attempt.resources.runner.run(command, limits, control, sender);
+        let runner = self
+            .attempt
+            .resources
+            .runner
+            .within(self.attempt.room(Some(&self.worktree)).as_ref());
+        let running = runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
         let (tail, wrote, counter) = (&mut self.tail, &mut self.wrote, &mut self.counter);
         // It ends by itself: a program whose output has no reader is ended.

@@ -165,6 +165,12 @@ impl Paths {
         Self { root: root.to_owned() }
     }
 
+    /// The state directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     #[must_use]
     pub fn outbox(&self) -> PathBuf {
         self.root.join("outbox.db")

@@ -103,10 +103,14 @@ impl Child {
 
     async fn start_once(runner: &Runner, command: &Command, grace: Duration) -> Result<Self, RunError> {
         #[cfg(target_os = "linux")]
-        if let Runner::Warden(executable) = runner {
-            let mut link = Link::start(executable, command, grace).await?;
+        if let Some(executable) = runner.executable() {
+            let room = match runner {
+                Runner::Contained(_, room) => Some(&**room),
+                Runner::Warden(_) | Runner::ProcessGroup | Runner::Played(_) => None,
+            };
+            let mut link = Link::start(executable, room, command, grace).await?;
             let pipes = link.take_pipes().map_err(|source| RunError::Warden {
-                executable: executable.clone(),
+                executable: executable.to_owned(),
                 source,
             })?;
             return Ok(Self {
@@ -115,9 +119,14 @@ impl Child {
                 hold: Hold::Warden(link),
             });
         }
-        #[cfg(not(target_os = "linux"))]
-        let _ = runner;
-        Self::start_group(command, grace)
+        match runner {
+            // Nothing runs outside of its box.
+            Runner::Contained(..) => Err(RunError::Spawn {
+                program: command.program.clone(),
+                source: std::io::ErrorKind::Unsupported.into(),
+            }),
+            Runner::Warden(_) | Runner::ProcessGroup | Runner::Played(_) => Self::start_group(command, grace),
+        }
     }
 
     fn start_group(command: &Command, grace: Duration) -> Result<Self, RunError> {

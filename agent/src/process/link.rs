@@ -20,9 +20,11 @@ use tokio::process::{ChildStderr, ChildStdout};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
+use super::confined::{Confined, confined};
 use super::departing::Departed;
 use super::keeper::Ward;
 use super::{Command, PATIENCE, RunError, Status, Stdin, WARDEN_ARGUMENT, WardenLoss};
+use crate::contain::{Confinement, Room};
 
 /// How often a warden is observed, because a stopped or traced one cannot report it.
 const LOOK: Duration = Duration::from_millis(250);
@@ -51,6 +53,12 @@ pub(super) struct Start {
     pub(super) cwd: PathBuf,
     pub(super) stdin: StartStdin,
     pub(super) grace: Duration,
+    /// The program's box, if it runs in one.
+    #[serde(default)]
+    pub(super) confinement: Option<Box<Confinement>>,
+    /// The home of cargo of a person, and the one that the program gets instead.
+    #[serde(default)]
+    pub(super) cargo: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -113,7 +121,12 @@ fn owned<'a>(pairs: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Vec<(OsStri
 
 impl Link {
     /// Starts a warden and lets it start the program; when this returns, it runs.
-    pub(super) async fn start(executable: &Path, command: &Command, grace: Duration) -> Result<Self, RunError> {
+    pub(super) async fn start(
+        executable: &Path,
+        room: Option<&Room>,
+        command: &Command,
+        grace: Duration,
+    ) -> Result<Self, RunError> {
         let warden_error = |source| RunError::Warden {
             executable: executable.to_owned(),
             source,
@@ -149,13 +162,23 @@ impl Link {
             Stdin::Bytes(bytes) => (StartStdin::Bytes(bytes.len()), &bytes[..]),
             Stdin::File(path) => (StartStdin::File(path.clone()), &[][..]),
         };
+        let (confinement, env, cargo) = match room.map(|room| confined(room, command)) {
+            Some(Confined {
+                confinement,
+                env,
+                cargo,
+            }) => (Some(Box::new(confinement)), env, cargo),
+            None => (None, owned(command.env.pairs()), None),
+        };
         let start = Order::Start(Start {
             program: command.program.clone(),
             args: command.args.clone(),
-            env: owned(command.env.pairs()),
+            env,
             cwd: command.cwd.clone(),
             stdin,
             grace,
+            confinement,
+            cargo,
         });
         link.send(&start).await.map_err(warden_error)?;
         link.orders.write_all(bytes).await.map_err(warden_error)?;

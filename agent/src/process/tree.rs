@@ -213,6 +213,18 @@ impl<R: Fn(&Stat) -> bool> Trees<R> {
         Ok(hunt.members.len())
     }
 
+    /// The same, without one process.
+    pub(super) fn signal_all_but(&self, spared: Option<i32>, what: Signal) -> io::Result<usize> {
+        let mut hunt = Hunt::new(&self.roots, |process, _| {
+            if Some(process.pid) != spared {
+                let _others_are_left_alone = signal(process, what);
+            }
+            Met::Still
+        });
+        hunt.walk()?;
+        Ok(hunt.members.len())
+    }
+
     /// Stops every process, and new ones that they start meanwhile, until none is new and none
     /// runs. Returns true when that succeeded.
     pub(super) fn stop_all(&self) -> io::Result<bool> {

@@ -31,6 +31,7 @@ use rustix::process::{
 use super::link::{Message, Order, Start, StartStdin};
 use super::tree::Trees;
 use super::{Status, environment};
+use crate::contain::{self, Answer, Launch, Launched};
 
 /// How long processes that a program leaves may take to exit by themselves.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ fn run() -> io::Result<usize> {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let grace = start.grace;
-    let received = match become_warden().and_then(|()| begin(start, orders)) {
+    let (received, spared) = match become_warden().and_then(|()| begin(start, orders)) {
         Ok(begun) => begun,
         Err(error) => {
             let message = Message::SpawnFailed {
@@ -86,7 +87,7 @@ fn run() -> io::Result<usize> {
     // has ended.
     let _agent_may_be_gone = send(&mut agent, &Message::Started);
 
-    let (status, survivors) = guard(&received, grace);
+    let (status, survivors) = guard(&received, grace, spared);
     let message = Message::Ended {
         status: status.unwrap_or(Status::Signal(Signal::KILL.as_raw())),
         survivors: u32::try_from(survivors).unwrap_or(u32::MAX),
@@ -118,8 +119,9 @@ fn send(agent: &mut UnixStream, message: &Message) -> io::Result<()> {
     agent.write_all(&line)
 }
 
-/// Starts the program, after all that may fail and would leave it alone.
-fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<Receiver<Input>> {
+/// Starts the program, after all that may fail and would leave it alone. The number is that of a process
+/// that stands before the program and must not get the polite signal.
+fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<(Receiver<Input>, Option<i32>)> {
     let stdin = stdin(&start.stdin, &mut orders)?;
     // Two senders wait for one receiver; when it is full, they wait.
     let (inputs, received) = sync_channel(16);
@@ -134,20 +136,28 @@ fn begin(start: Start, mut orders: BufReader<UnixStream>) -> io::Result<Receiver
     thread::Builder::new()
         .name("orders".to_owned())
         .spawn(move || listen(orders, &inputs))?;
-    let program = more_killable(|| spawn(start, stdin))?;
+    let Spawned {
+        program,
+        spared,
+        answer,
+    } = more_killable(|| spawn(start, stdin))?;
     let _reaper_waits_for_it = started.send(program);
-    Ok(received)
+    if let Some(answer) = answer {
+        answer.entered()?;
+    }
+    Ok((received, spared))
 }
 
-fn stdin(from: &StartStdin, orders: &mut BufReader<UnixStream>) -> io::Result<Stdio> {
+/// The program's standard input; `None`: there is none.
+fn stdin(from: &StartStdin, orders: &mut BufReader<UnixStream>) -> io::Result<Option<File>> {
     Ok(match from {
-        StartStdin::Null => Stdio::null(),
-        StartStdin::File(path) => Stdio::from(File::open(path)?),
+        StartStdin::Null => None,
+        StartStdin::File(path) => Some(File::open(path)?),
         StartStdin::Bytes(len) => {
             let mut file = File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
             io::copy(&mut orders.take(*len as u64), &mut file)?;
             file.rewind()?;
-            Stdio::from(file)
+            Some(file)
         }
     })
 }
@@ -169,20 +179,52 @@ fn more_killable<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
+/// A program that was started.
+struct Spawned {
+    program: i32,
+    spared: Option<i32>,
+    /// What tells that it is in its box.
+    answer: Option<Answer>,
+}
+
 /// Starts the program in its own process group.
-fn spawn(start: Start, stdin: Stdio) -> io::Result<i32> {
-    let mut command = Command::new(&start.program);
-    environment::set(&mut command, start.env);
+fn spawn(start: Start, stdin: Option<File>) -> io::Result<Spawned> {
+    let (mut command, held, answer) = match start.confinement {
+        Some(confinement) => {
+            let Launched { command, held, answer } = contain::launch(Launch {
+                confinement: *confinement,
+                program: start.program,
+                args: start.args,
+                env: start.env,
+                cargo: start.cargo,
+                stdin,
+            })?;
+            (command, held, Some(answer))
+        }
+        None => {
+            let mut command = Command::new(&start.program);
+            environment::set(&mut command, start.env);
+            command
+                .args(&start.args)
+                .stdin(stdin.map_or_else(Stdio::null, Stdio::from));
+            (command, Vec::new(), None)
+        }
+    };
     let child = command
-        .args(&start.args)
         .current_dir(&start.cwd)
-        .stdin(stdin)
         .stdout(Stdio::inherit())
         .stderr(Stdio::inherit())
         .process_group(0)
         .spawn()?;
+    drop(held);
     // `reap` reaps it, like every other descendant that becomes our child.
-    i32::try_from(child.id()).map_err(io::Error::other)
+    let program = i32::try_from(child.id()).map_err(io::Error::other)?;
+    let stands_before = answer.as_ref().is_some_and(Answer::is_from_within);
+    Ok(Spawned {
+        program,
+        spared: stands_before.then_some(program),
+        answer,
+    })
 }
 
 /// Reaps children until there is none.
@@ -224,7 +266,7 @@ fn listen(mut orders: BufReader<UnixStream>, inputs: &SyncSender<Input>) {
 }
 
 /// Waits for a reason to end, then ends everything. Returns how much is left.
-fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize) {
+fn guard(received: &Receiver<Input>, grace: Duration, spared: Option<i32>) -> (Option<Status>, usize) {
     let below = Trees::all();
     let mut status = None;
     let mut empty = false;
@@ -252,7 +294,8 @@ fn guard(received: &Receiver<Input>, grace: Duration) -> (Option<Status>, usize)
         }
     }
     if !empty && below.count().is_ok_and(|count| count > 0) {
-        drop(below.signal_all(Signal::TERM));
+        // What builds a box would take it down at once.
+        drop(below.signal_all_but(spared, Signal::TERM));
         // A frozen process handles SIGTERM only after SIGCONT.
         drop(below.signal_all(Signal::CONT));
     }

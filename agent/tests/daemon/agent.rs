@@ -264,6 +264,7 @@ impl Agent {
         let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
         let config = Config {
             caches: kage_core::caches::CacheSettings::default(),
+            contain: Default::default(),
             contained,
             state_dir: state.to_owned(),
             coordinator_url: format!("http://{}", served.address),

@@ -11,7 +11,7 @@ use kage_coordinator::Origin;
 use kage_core::access::Capabilities;
 use serde::{Deserialize, Deserializer};
 
-use crate::settings::{CallerSettings, DiskSettings, either, time};
+use crate::settings::{BoxSettings, CallerSettings, DiskSettings, either, time};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -191,7 +191,7 @@ pub struct AgentRun {
     #[arg(value_name = "HOST:PORT", requires = "join")]
     pub address: Option<String>,
     /// File with these options: a key for each, with `_` for `-`, and a list where a flag may be
-    /// repeated; also [disk] and [adapter.NAME], as in config.toml. Flags win.
+    /// repeated; also [disk], [contain] and [adapter.NAME], as in config.toml. Flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -240,6 +240,9 @@ pub struct AgentOptions {
     /// How much the agent may keep on its disk. In files only.
     #[arg(skip)]
     pub disk: DiskSettings,
+    /// How its programs are kept apart from the machine. In files only.
+    #[arg(skip)]
+    pub contain: BoxSettings,
     /// Limits of its adapters. In files only.
     #[arg(skip)]
     pub adapter: AdapterSettings,
@@ -262,6 +265,7 @@ impl AgentOptions {
             drain: self.drain.or(other.drain),
             // No flag is for these.
             disk: other.disk,
+            contain: other.contain,
             adapter: other.adapter,
         }
     }

@@ -220,6 +220,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let token = std::fs::read_to_string(&token_file).context("the token file can be read")?;
             let config = kage_agent::Config {
                 caches: kage_core::caches::CacheSettings::default(),
+                contain: Default::default(),
                 contained: kage_core::contain::Containment::NOTHING,
                 state_dir: state,
                 coordinator_url: coordinator,

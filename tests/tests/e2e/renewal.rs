@@ -69,6 +69,7 @@ async fn an_agent_renews_its_certificate_long_before_its_end() {
     ports.clock = Arc::new(move || Timestamp::from_millis(system().as_millis() + offset.load(Ordering::Relaxed)));
     let agent = |ports: &Ports| kage_agent::Config {
         caches: kage_core::caches::CacheSettings::default(),
+        contain: Default::default(),
         contained: kage_core::contain::Containment::NOTHING,
         state_dir: state.clone(),
         coordinator_url: url.clone(),

@@ -223,6 +223,7 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
             let labels = [("ground".to_owned(), REPOSITORY.to_owned())].into();
             let config = kage_agent::Config {
                 caches: kage_core::caches::CacheSettings::default(),
+                contain: Default::default(),
                 contained: kage_core::contain::Containment::NOTHING,
                 state_dir: world.dir(&name),
                 coordinator_url: url(),
