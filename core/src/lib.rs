@@ -28,6 +28,7 @@ pub mod checkpoint;
 pub mod left_out;
 pub mod caches;
 pub mod contain;
+pub mod network;
 pub mod test_counts;
 pub mod event;
 pub mod sent_result;

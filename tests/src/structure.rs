@@ -39,9 +39,9 @@ fn a_module_uses_only_those_above_it() {
     );
 }
 
-/// What core may use: formats, digests, patterns and calendars. What opens files or sockets, tells the
+/// What core may use: formats, digests, patterns, addresses and calendars. What opens files or sockets, tells the
 /// time or draws numbers does not belong here, and neither does an asynchronous runtime.
-const CORE: [&str; 11] = [
+const CORE: [&str; 12] = [
     "globset",
     "hex",
     "jiff",
@@ -52,6 +52,7 @@ const CORE: [&str; 11] = [
     "sha2",
     "thiserror",
     "toml",
+    "url",
     "uuid",
 ];
 
