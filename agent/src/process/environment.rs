@@ -5,7 +5,7 @@
 //! A later source wins over an earlier one:
 //!
 //! ```text
-//!   the agent's, by the list ◀ its home's tools ◀ of the task ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ the login ◀ PATH ◀ the work
+//!   the agent's, by the list ◀ its home's tools ◀ of the task ◀ places ◀ set ◀ set for root ◀ the agent's, named ◀ the login ◀ PATH ◀ the work ◀ the door
 //! ```
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use kage_core::id::{Digest, SessionId, TaskId};
 
+mod door;
 mod own;
 
 pub use own::AgentEnvironment;
@@ -47,6 +48,8 @@ pub enum VariableSource {
     Programs,
     /// What the attempt works on.
     Work,
+    /// Where the attempt's door to the network is.
+    Door,
 }
 
 /// A variable's value, and where it comes from.
@@ -228,6 +231,22 @@ impl Environment {
         all
     }
 
+    /// The same for programs that have no network of their own, and a door at this port of their loopback
+    /// address. It comes before everything else: without it no program reaches anything.
+    #[must_use]
+    pub fn behind_door(mut self, port: u16) -> Self {
+        for (name, value, follows) in door::variables(port) {
+            let mut all = self.get(name).filter(|_| follows).map_or_else(OsString::new, |before| {
+                let mut before = before.value.clone();
+                before.push(" ");
+                before
+            });
+            all.push(value);
+            self.set(VariableSource::Door, name, all);
+        }
+        self
+    }
+
     /// Adds those of the named variables that the agent has.
     fn hand_on<'n>(
         &mut self,
@@ -278,7 +297,8 @@ impl Environment {
             | VariableSource::Manifest
             | VariableSource::ManifestAsRoot
             | VariableSource::ManifestNamed
-            | VariableSource::Programs => true,
+            | VariableSource::Programs
+            | VariableSource::Door => true,
         });
         for (name, variable) in common {
             // No variable has a zero byte in it.

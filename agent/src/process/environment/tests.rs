@@ -219,3 +219,53 @@ fn a_program_gets_these_variables_and_no_others() {
     let printed = command.output().unwrap().stdout;
     assert_eq!(String::from_utf8(printed).unwrap(), "A=b c\nPATH=/usr/bin:/bin\n");
 }
+
+#[test]
+fn programs_behind_a_door_find_it_whatever_else_is_set() {
+    let agent = AgentEnvironment::from_iter([
+        ("HTTPS_PROXY", "http://me:secret@proxy.corp:3128"),
+        ("no_proxy", "corp"),
+        ("PATH", "/bin"),
+    ]);
+    let task = TaskVariables {
+        set: BTreeMap::from([("MAVEN_OPTS".to_owned(), "-Xmx1g".to_owned())]),
+        ..TaskVariables::default()
+    };
+    let parts = EnvironmentParts {
+        agent: &agent,
+        places: &Places::within(Path::new("/scratch")),
+        manifest: None,
+        root: false,
+        task: Some(&task),
+        path: None,
+        work: None,
+    };
+    let outside = Environment::of(&parts);
+    let inside = outside.clone().behind_door(1234);
+    let value = |name: &str| inside.get(name).map(|found| found.value.to_str().unwrap());
+    for name in [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "npm_config_proxy",
+        "CARGO_HTTP_PROXY",
+    ] {
+        assert_eq!(value(name), Some("http://127.0.0.1:1234"), "{name}");
+        assert_eq!(inside.get(name).unwrap().source, From::Door);
+    }
+    for name in ["http_proxy", "https_proxy", "all_proxy"] {
+        assert_eq!(value(name), Some("http://127.0.0.1:1234"), "{name}");
+    }
+    assert_eq!(value("NO_PROXY"), Some("localhost,127.0.0.1,::1"));
+    assert_eq!(value("no_proxy"), value("NO_PROXY"));
+    assert_eq!(value("NODE_USE_ENV_PROXY"), Some("1"));
+    let maven = value("MAVEN_OPTS").unwrap();
+    assert!(maven.starts_with("-Xmx1g -Dhttp.proxyHost=127.0.0.1 ") && maven.contains("-Dhttps.proxyPort=1234"));
+    assert!(value("GRADLE_OPTS").unwrap().starts_with("-Dhttp.proxyHost"));
+    let secret = inside
+        .pairs()
+        .any(|(_, value)| value.to_str().unwrap().contains("secret"));
+    assert!(!secret, "what lets the agent in at its proxy stays with the agent");
+    // Verdicts that were found with other ways out are not taken for these.
+    assert_ne!(outside.digest(), inside.digest());
+}
