@@ -10,6 +10,8 @@ pub mod contain;
 pub mod config;
 pub mod ports;
 mod backoff;
+#[cfg(target_os = "linux")]
+pub mod passing;
 pub mod process;
 pub mod logins;
 pub mod adapters;
