@@ -13,6 +13,8 @@ mod backoff;
 #[cfg(target_os = "linux")]
 pub mod passing;
 pub mod process;
+#[cfg(target_os = "linux")]
+pub mod door;
 pub mod logins;
 pub mod adapters;
 mod equipment;
