@@ -12,6 +12,7 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
+use kage_core::network::NetworkSettings;
 use kage_core::task::{RepositoryRef, ResultRules};
 use kage_git::Secrets;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
-use crate::contain::{Boxes, Room};
+use crate::contain::{Boxes, DoorWay, Room};
 use crate::delivery::forms;
 use crate::delivery::live::{Live, Stop, StopReason};
 use crate::delivery::mask::Masker;
@@ -43,6 +44,7 @@ mod transcript;
 mod checkpoints;
 mod changes;
 mod surroundings;
+mod door;
 mod shell;
 mod resumed;
 mod session_files;
@@ -50,6 +52,8 @@ mod watchdog;
 mod session;
 mod verify;
 mod without_change;
+
+use door::NetworkUse;
 
 /// A shorter value that looks like a word is not looked for in files.
 const SHORT_WORD: usize = 12;
@@ -60,6 +64,8 @@ pub(crate) struct Resources {
     pub(crate) runner: Runner,
     /// In which programs of attempts run.
     pub(crate) boxes: Boxes,
+    /// What of the network those have.
+    pub(crate) network: NetworkSettings,
     /// What attempts work with.
     pub(crate) equipments: Arc<Equipments>,
     /// Of programs of sessions that take no slot of the agent.
@@ -107,6 +113,8 @@ struct Attempt {
     admission: Admission,
     /// What no file of its checkpoints and its result may have.
     sought: Secrets,
+    /// How its boxes get to its door, if it has one.
+    door: Option<DoorWay>,
     /// The presence of a session's attempt: the session's later attempts wait until it is gone.
     presence: Option<Presence<Arc<dyn Workspace>>>,
 }
@@ -212,7 +220,8 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     // A server of one's own takes any key, such as its name, which files have for reasons of their own.
     secrets.retain(|secret| !(secret.is_plain() && secret.value.len() <= SHORT_WORD));
     let sought = forms::sought(&secrets);
-    let attempt = Attempt {
+    let mut attempt = Attempt {
+        door: None,
         recording,
         equipment,
         variables,
@@ -225,11 +234,25 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         frozen: grant.frozen,
         resources,
     };
+    let (door, refused) = match refused {
+        Some(failure) => (None, Some(failure)),
+        None => match attempt.open_door().await {
+            Ok(door) => (door, None),
+            Err(failure) => (None, Some(failure)),
+        },
+    };
+    attempt.door = door.as_ref().map(|door| door.way.clone());
     let mut workspace = None;
-    let worked = match (refused, &attempt.work.kind) {
-        (Some(failure), _) => Err(failure.into()),
-        (None, WorkKind::Session(work)) => session::run(&attempt, work, grant.asks, &mut workspace).await,
-        (None, WorkKind::Verify(work)) => verify::run(&attempt, work, &mut workspace).await,
+    let work = async {
+        match (refused, &attempt.work.kind) {
+            (Some(failure), _) => Err(failure.into()),
+            (None, WorkKind::Session(work)) => session::run(&attempt, work, grant.asks, &mut workspace).await,
+            (None, WorkKind::Verify(work)) => verify::run(&attempt, work, &mut workspace).await,
+        }
+    };
+    let worked = match door {
+        Some(door) => attempt.while_served(door, work).await,
+        None => work.await,
     };
     drop(grant.places);
     let outcome = match worked {
@@ -328,7 +351,7 @@ impl Attempt {
     }
 
     /// The box of its programs, which work in this worktree.
-    fn room(&self, worktree: Option<&Path>) -> Option<Arc<Room>> {
+    fn room(&self, worktree: Option<&Path>, who: NetworkUse) -> Option<Arc<Room>> {
         let paths = &self.resources.paths;
         let own = worktree.map(Path::to_owned).into_iter();
         let own = own.chain([paths.scratch(self.id), paths.short_tmp().path(self.id)]);
@@ -337,7 +360,8 @@ impl Attempt {
             .repository()
             .map(|repository| paths.mirror(&self.work.project, &repository.name));
         let lent = mirror.map(|mirror| mirror.join("objects"));
-        self.resources.boxes.room(own.collect(), lent.into_iter().collect())
+        let room = self.resources.boxes.room(own.collect(), lent.into_iter().collect())?;
+        Some(self.on_network(&room, who))
     }
 
     fn warnings(&self) -> Warnings {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use kage_core::caches::CacheSettings;
 use kage_core::contain::Containment;
 use kage_core::deadline::Slack;
+use kage_core::network::NetworkSettings;
 use kage_core::task::Labels;
 use kage_proto::client::Credentials;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub limits: Limits,
     /// Caches of package managers that attempts get copies of.
     pub caches: CacheSettings,
+    /// What of the network programs of sessions and checks have, in boxes that have a network of their own.
+    pub network: NetworkSettings,
     /// How programs of sessions and checks are to be kept apart from the machine.
     pub contain: ContainSettings,
     /// How well programs of sessions and checks are kept apart from the machine, as probes found before

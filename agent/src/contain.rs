@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use kage_core::contain::{Containment, Tier};
 
-pub use policy::{Confinement, Network};
+pub use policy::{Confinement, DoorWay, Network};
 
 #[cfg(target_os = "linux")]
 pub(crate) use entry::{Answer, Launch, Launched, launch};
@@ -157,6 +157,7 @@ impl Boxes {
                 confinement: Confinement {
                     tier: self.proved.tier,
                     network: self.network,
+                    door: None,
                     write: own,
                     read: lent,
                     hidden: self.hidden.clone(),
@@ -190,6 +191,15 @@ impl Room {
     pub fn on(&self, network: Network) -> Arc<Self> {
         let mut other = self.clone();
         other.confinement.network = network;
+        Arc::new(other)
+    }
+
+    /// The same box without a network, but for this door. T2 only.
+    #[must_use]
+    pub fn behind(&self, door: DoorWay) -> Arc<Self> {
+        let mut other = self.clone();
+        other.confinement.network = Network::None;
+        other.confinement.door = Some(door);
         Arc::new(other)
     }
 

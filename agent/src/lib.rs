@@ -6,12 +6,12 @@
 //!
 //! Modules stand in the order in which they build on each other.
 
+#[cfg(target_os = "linux")]
+pub mod passing;
 pub mod contain;
 pub mod config;
 pub mod ports;
 mod backoff;
-#[cfg(target_os = "linux")]
-pub mod passing;
 pub mod process;
 #[cfg(target_os = "linux")]
 pub mod door;

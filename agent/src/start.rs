@@ -322,6 +322,7 @@ impl Stored {
             name: config.name.clone(),
             runner: ports.runner.clone(),
             boxes,
+            network: config.network.clone(),
             equipments: Arc::new(Equipments::new(
                 Equipment {
                     environment: ports.environment.clone(),

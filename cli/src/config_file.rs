@@ -131,11 +131,18 @@ mod tests {
 
         let text = example("agent.toml");
         let mut expected = flags::<AgentOptions>();
-        expected.extend(["disk", "contain", "adapter"].map(str::to_owned));
+        expected.extend(["disk", "contain", "network", "adapter"].map(str::to_owned));
         assert_eq!(keys(text), expected);
         let shown: AgentOptions = toml::from_str(text).unwrap();
         let usual = kage_agent::Limits::default();
         assert_eq!((shown.drain, shown.disk.limits()), (Some(usual.drain), usual));
+        assert_eq!(
+            shown.network,
+            Some(kage_core::network::NetworkSettings {
+                allow: shown.network.iter().flat_map(|network| network.allow.clone()).collect(),
+                ..Default::default()
+            })
+        );
         assert!(shown.adapter.of("claude-api").max_turns.is_some());
     }
 

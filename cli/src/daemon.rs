@@ -146,6 +146,10 @@ async fn run_agent(
             tier: options.contain.tier.or(settings.contain.tier).unwrap_or_default(),
             hidden: hidden(invocation, options.token_file.as_deref()),
         },
+        network: options
+            .network
+            .clone()
+            .unwrap_or_else(|| invocation.settings.network.clone()),
         contained: Containment::NOTHING,
     };
     let mut ports = kage_agent::Ports::system(registry);

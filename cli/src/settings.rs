@@ -16,6 +16,7 @@ use kage_coordinator::config::{UnusablePrices, prices_with};
 use kage_core::caches::CacheSettings;
 use kage_core::failure_table::FailureTable;
 use kage_core::id::ProjectId;
+use kage_core::network::NetworkSettings;
 use kage_core::price::PriceTable;
 use kage_core::task::TaskEnvironment;
 use serde::Deserialize;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub home: HomeSettings,
     /// Limits of the adapters of that agent.
     pub adapter: AdapterSettings,
+    /// What of the network programs have in boxes of that agent.
+    pub network: NetworkSettings,
 }
 
 /// `[coordinator]`
@@ -243,7 +246,8 @@ fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
         .list_separator("\n")
         .with_list_parse_key("env.pass")
         .with_list_parse_key("home.copy")
-        .with_list_parse_key("agent.adapters");
+        .with_list_parse_key("agent.adapters")
+        .with_list_parse_key("network.allow");
     let of_run = RunOptions::LISTS.iter().map(|key| format!("run.{key}"));
     let of_adapters = AdapterSettings::list_keys().map(|key| format!("adapter.{key}"));
     of_run

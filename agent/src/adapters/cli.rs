@@ -22,6 +22,7 @@ use kage_core::cause::chain;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::{FailureTable, local_failure};
 use kage_core::fleet::AdapterInfo;
+use kage_core::network::AllowRule;
 use kage_git::executable::Executable;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -249,6 +250,10 @@ impl Adapter for CliAdapter {
 
     fn resumes(&self) -> Resumes {
         self.manifest.resume
+    }
+
+    fn provider(&self) -> Vec<AllowRule> {
+        self.manifest.network.provider(&self.agent)
     }
 
     fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {

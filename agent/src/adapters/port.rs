@@ -15,6 +15,7 @@ use kage_core::failure::Failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
 use kage_core::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
+use kage_core::network::AllowRule;
 use kage_core::prompt::Prompt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -301,6 +302,11 @@ pub trait Adapter: Send + Sync {
     /// The file in which its program keeps the session; `None` when it reports each message.
     fn session_file(&self, _input: &SessionInput) -> Option<SessionFile> {
         None
+    }
+
+    /// Hosts that programs of its sessions have to reach. An adapter that calls its provider itself needs none.
+    fn provider(&self) -> Vec<AllowRule> {
+        Vec::new()
     }
 
     /// Whether sessions need their scratch folder to exist.

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::door::NetworkUse;
 use super::session_files::SessionFiles;
 use super::shell::{Ran, Shell};
 use super::watchdog::{Watched, crash, watch_over, within};
@@ -113,7 +114,7 @@ pub(super) async fn run(
             idle: work.idle_timeout,
         },
         frozen: attempt.frozen.clone(),
-        room: attempt.room(workspace.map(|workspace| workspace.path())),
+        room: attempt.room(workspace.map(|workspace| workspace.path()), NetworkUse::Work),
     };
     let Some(workspace) = workspace else {
         attempt.phase(Phase::Working).await?;

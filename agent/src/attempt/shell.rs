@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::door::NetworkUse;
 use super::{Attempt, AttemptEnded};
 use crate::adapters::port::Reporter;
 use crate::delivery::mask::{Masker, StreamMasker};
@@ -43,6 +44,8 @@ pub(super) struct Shell<'a> {
     attempt: &'a Attempt,
     pub(super) worktree: PathBuf,
     pub(super) environment: Environment,
+    /// What of the network the next command has.
+    pub(super) network: NetworkUse,
     pub(super) began: Instant,
     deadline: Instant,
     reporter: Option<Reporter>,
@@ -103,6 +106,7 @@ impl<'a> Shell<'a> {
             attempt,
             worktree,
             environment,
+            network: NetworkUse::Work,
             began: Instant::now(),
             deadline: Instant::now() + timeout,
             reporter: Some(reporter),
@@ -145,7 +149,7 @@ impl<'a> Shell<'a> {
             .attempt
             .resources
             .runner
-            .within(self.attempt.room(Some(&self.worktree)).as_ref());
+            .within(self.attempt.room(Some(&self.worktree), self.network).as_ref());
         let running = runner.run(command, limits, control, sender);
         let reporter = self.reporter.clone();
         let (tail, wrote, counter) = (&mut self.tail, &mut self.wrote, &mut self.counter);

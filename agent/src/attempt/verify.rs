@@ -14,12 +14,14 @@ use kage_core::event::{AttemptOutcome, EventBody, MAX_RESTORED, Phase, Verdict, 
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{Digest, Oid};
+use kage_core::network::NetworkPolicy;
 use kage_core::protect::Protection;
 use kage_core::rework::excerpt;
 use kage_core::task::TaskEnvironment;
 use kage_core::test_counts::TestTally;
 use kage_proto::convert::agent::VerifyWork;
 
+use super::door::NetworkUse;
 use super::shell::{Ran, Shell};
 use super::without_change::without_change;
 use super::{Attempt, AttemptEnded};
@@ -226,7 +228,12 @@ impl Yardstick<'_> {
             .blocking
             .run(move || brought(&environment, &programs));
         // Without it the verdict is good for this task alone.
-        looking.await.ok()
+        let brought = looking.await.ok()?;
+        // A base that passes with a network may fail without one.
+        Some(match self.attempt.network_of(NetworkUse::Verify) {
+            NetworkPolicy::Open => brought,
+            less => Digest::of(format!("{brought} {less}").as_bytes()),
+        })
     }
 
     /// A program that was put in front of another since the environment was made, as by a session
@@ -293,6 +300,7 @@ async fn decide(
         Ok(folder) => folder,
         Err(error) => return Ok(Decided::nowhere(&error)),
     };
+    shell.network = NetworkUse::Verify;
     let ran = shell.run(verify, folder).await;
     if let Some(planted) = yardstick.planted_meanwhile().await? {
         let text = format!(

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::attacks::{self, Targets};
 use super::policy::Confinement;
 use super::{CONTAIN_ARGUMENT, bubblewrap, cargo, scene, seal};
+use crate::passing;
 
 /// The exit code of a box that could not be made: as of a shell whose program cannot be executed.
 const NOT_MADE: i32 = 126;
@@ -218,6 +219,10 @@ fn enter() -> Result<i32, String> {
     let mut answer = answer.map_err(|error| format!("nobody can be told: {error}"))?;
     for inherited in orders.inherited {
         nix::unistd::close(inherited).map_err(|error| format!("a descriptor cannot be closed: {error}"))?;
+    }
+    // Its listeners are on their way before the program is: a seal may leave no way to send them.
+    if let Some(door) = &orders.confinement.door {
+        passing::enter(&door.socket, &door.ports).map_err(|error| chain(&error))?;
     }
     let scene = match orders.confinement.tier {
         // What is not mounted needs no look.

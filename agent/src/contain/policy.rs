@@ -19,11 +19,23 @@ pub enum Network {
     None,
 }
 
+/// How the programs of a box that has no network of its own get to a door.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorWay {
+    /// The socket at which the door takes boxes in.
+    pub socket: PathBuf,
+    /// The ports of the box that it serves.
+    pub ports: Vec<u16>,
+}
+
 /// The rules of one box, for one program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
     pub tier: Tier,
     pub network: Network,
+    /// The way out of a box without a network.
+    #[serde(default)]
+    pub door: Option<DoorWay>,
     /// Folders beneath which programs write: the attempt's own.
     pub write: Vec<PathBuf>,
     /// Files and folders of the agent's that they may read.
@@ -242,6 +254,9 @@ pub fn mounts(confinement: &Confinement, scene: &Scene) -> BTreeMap<PathBuf, Mou
     }
     mounts.extend(confinement.read.iter().map(|path| (path.clone(), Mount::ReadOnly)));
     mounts.extend(confinement.write.iter().map(|path| (path.clone(), Mount::Writable)));
+    // Who may connect is not a matter of writing.
+    let doors = confinement.door.iter();
+    mounts.extend(doors.map(|door| (door.socket.clone(), Mount::ReadOnly)));
     mounts
 }
 

@@ -193,6 +193,7 @@ mod tests {
         let confinement = Confinement {
             tier: Tier::T2,
             network: Network::Open,
+            door: None,
             write: Vec::new(),
             read: Vec::new(),
             hidden: Vec::new(),

@@ -356,7 +356,7 @@ impl MirrorGround {
                 }
             }
         }
-        for folder in [self.paths.worktrees(), self.paths.scratches()] {
+        for folder in [self.paths.worktrees(), self.paths.scratches(), self.paths.doors()] {
             for left in folders(&folder) {
                 remove_folder(left).await;
             }

@@ -230,6 +230,18 @@ impl Paths {
         self.scratches().join(attempt.to_string())
     }
 
+    /// Where boxes of attempts find their doors.
+    #[must_use]
+    pub fn doors(&self) -> PathBuf {
+        self.root.join("doors")
+    }
+
+    /// The folder with the door of an attempt.
+    #[must_use]
+    pub fn door(&self, attempt: AttemptId) -> PathBuf {
+        self.doors().join(attempt.to_string())
+    }
+
     /// TMPDIRs of attempts, which are not in the state directory: their paths are short.
     #[must_use]
     pub(crate) fn short_tmp(&self) -> ShortTmp {

@@ -5,6 +5,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use kage_core::network::DOOR_PORT;
+
 use super::environment::VariableSource;
 use super::{Command, Environment};
 use crate::contain::{Confinement, Room};
@@ -53,7 +55,8 @@ const fn is_agents(source: VariableSource) -> bool {
         | VariableSource::Manifest
         | VariableSource::ManifestAsRoot
         | VariableSource::Login
-        | VariableSource::Work => false,
+        | VariableSource::Work
+        | VariableSource::Door => false,
     }
 }
 
@@ -70,8 +73,11 @@ fn is_folder(name: &OsStr) -> bool {
 
 /// The box of this program.
 pub(super) fn confined(room: &Room, command: &Command) -> Confined {
-    let env = &command.env;
     let mut confinement = room.confinement().clone();
+    let env = match confinement.door {
+        Some(_) => &command.env.clone().behind_door(DOOR_PORT),
+        None => &command.env,
+    };
     let path = agents(env, "PATH").unwrap_or_default();
     confinement.path = std::env::split_paths(path)
         .filter(|folder| folder.is_absolute())
@@ -100,7 +106,8 @@ pub(super) fn confined(room: &Room, command: &Command) -> Confined {
             | VariableSource::Manifest
             | VariableSource::ManifestAsRoot
             | VariableSource::ManifestNamed
-            | VariableSource::Programs => {}
+            | VariableSource::Programs
+            | VariableSource::Door => {}
         }
     }
     let cargo = agents(env, CARGO_HOME).map(PathBuf::from).zip(env.get("HOME"));

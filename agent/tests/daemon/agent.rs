@@ -266,6 +266,7 @@ impl Agent {
             caches: kage_core::caches::CacheSettings::default(),
             contain: Default::default(),
             contained,
+            network: Default::default(),
             state_dir: state.to_owned(),
             coordinator_url: format!("http://{}", served.address),
             credentials: Credentials::bearer("token"),

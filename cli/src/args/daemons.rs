@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use kage_agent::adapters::AdapterSettings;
 use kage_coordinator::Origin;
 use kage_core::access::Capabilities;
+use kage_core::network::NetworkSettings;
 use serde::{Deserialize, Deserializer};
 
 use crate::settings::{BoxSettings, CallerSettings, DiskSettings, either, time};
@@ -191,7 +192,7 @@ pub struct AgentRun {
     #[arg(value_name = "HOST:PORT", requires = "join")]
     pub address: Option<String>,
     /// File with these options: a key for each, with `_` for `-`, and a list where a flag may be
-    /// repeated; also [disk], [contain] and [adapter.NAME], as in config.toml. Flags win.
+    /// repeated; also [disk], [contain], [network] and [adapter.NAME], as in config.toml. Flags win.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -243,6 +244,9 @@ pub struct AgentOptions {
     /// How its programs are kept apart from the machine. In files only.
     #[arg(skip)]
     pub contain: BoxSettings,
+    /// What of the network its programs have. In files only.
+    #[arg(skip)]
+    pub network: Option<NetworkSettings>,
     /// Limits of its adapters. In files only.
     #[arg(skip)]
     pub adapter: AdapterSettings,
@@ -266,6 +270,7 @@ impl AgentOptions {
             // No flag is for these.
             disk: other.disk,
             contain: other.contain,
+            network: other.network,
             adapter: other.adapter,
         }
     }

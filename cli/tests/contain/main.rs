@@ -6,6 +6,7 @@
 mod attacks;
 mod escapes;
 mod goes_on;
+mod network;
 mod toolchains;
 
 use std::fs;

@@ -222,6 +222,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 caches: kage_core::caches::CacheSettings::default(),
                 contain: Default::default(),
                 contained: kage_core::contain::Containment::NOTHING,
+                network: Default::default(),
                 state_dir: state,
                 coordinator_url: coordinator,
                 credentials: kage_proto::client::Credentials::bearer(&token),

@@ -19,6 +19,7 @@ mod claude_code;
 mod claude_code_moves;
 mod crash;
 mod deploy;
+mod door;
 mod environment;
 mod errors;
 mod git_processes;

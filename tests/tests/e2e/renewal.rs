@@ -71,6 +71,7 @@ async fn an_agent_renews_its_certificate_long_before_its_end() {
         caches: kage_core::caches::CacheSettings::default(),
         contain: Default::default(),
         contained: kage_core::contain::Containment::NOTHING,
+        network: Default::default(),
         state_dir: state.clone(),
         coordinator_url: url.clone(),
         credentials: enrolment::stored(&state).unwrap().unwrap(),

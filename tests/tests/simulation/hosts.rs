@@ -225,6 +225,7 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
                 caches: kage_core::caches::CacheSettings::default(),
                 contain: Default::default(),
                 contained: kage_core::contain::Containment::NOTHING,
+                network: Default::default(),
                 state_dir: world.dir(&name),
                 coordinator_url: url(),
                 credentials: Credentials::bearer(TOKEN),

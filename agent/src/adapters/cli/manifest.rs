@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use kage_core::failure::FailureKind;
 use kage_core::id::AdapterName;
+use kage_core::network::{AllowRule, Destination};
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
+use url::Url;
 
 use super::formats::FormatName;
 use crate::adapters::port::Resumes;
 use crate::logins::rule::LoginRule;
+use crate::process::AgentEnvironment;
 
 mod placeholders;
 
@@ -59,6 +62,9 @@ pub struct Manifest {
     /// How it keeps the login of a person, who needs no key then.
     #[serde(default)]
     pub login: Option<LoginRule>,
+    /// Where its provider is, for programs that reach only what is listed.
+    #[serde(default)]
+    pub network: NetworkRule,
     /// How to find its version.
     #[serde(default)]
     pub version: Option<VersionRule>,
@@ -156,6 +162,33 @@ pub struct SessionRule {
     pub folder: String,
     /// The file in the folder; may contain placeholders.
     pub file: String,
+}
+
+/// What a program needs of the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkRule {
+    /// Hosts of its provider, as in `[network] allow`.
+    #[serde(default)]
+    pub hosts: Vec<AllowRule>,
+    /// Variables of the agent's environment with the address of another provider.
+    #[serde(default)]
+    pub from: Vec<String>,
+}
+
+impl NetworkRule {
+    /// What the program has to reach, for an agent with this environment.
+    #[must_use]
+    pub fn provider(&self, agent: &AgentEnvironment) -> Vec<AllowRule> {
+        let set = self.from.iter().filter_map(|name| agent.text(name));
+        let set = set.filter_map(|address| {
+            let url = Url::parse(address).ok()?;
+            let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+            let provider = Destination::parse(&format!("{host}:{port}"), None).ok()?;
+            Some(AllowRule::of_provider(provider))
+        });
+        self.hosts.iter().cloned().chain(set).collect()
+    }
 }
 
 /// How to find a program's version.

@@ -5,6 +5,7 @@ fn confinement(tier: Tier) -> Confinement {
     Confinement {
         tier,
         network: Network::Open,
+        door: None,
         write: paths(&[
             "/home/me/state/worktrees/a",
             "/home/me/state/scratch/a",

@@ -55,6 +55,10 @@ fn what_is_wrong_is_said_with_the_path() {
             "`resume` needs [session]",
         ),
         ("name = 'x'\ncommand = ' '", "`command` is empty"),
+        (
+            "name = 'x'\ncommand = 'x'\n[network]\nhosts = ['https://a.example']",
+            "write its host alone",
+        ),
     ];
     for (text, problem) in cases {
         let error = parse(text).unwrap_err();
@@ -104,4 +108,20 @@ fn folders_are_read_in_order() {
     let found = read_folder(folder.path()).unwrap();
     assert_eq!(found.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(read_folder(&folder.path().join("absent")).unwrap().is_empty());
+}
+
+#[test]
+fn what_a_program_has_to_reach_is_its_provider_or_the_one_that_is_set_instead() {
+    let text = "name = 'x'\ncommand = 'x'\n[network]\nhosts = ['api.example.com']\nfrom = ['X_BASE_URL', 'OTHER']";
+    let rule = parse(text).unwrap().network;
+    let provider = |url: &str| {
+        let agent = AgentEnvironment::from_iter([("X_BASE_URL", url)]);
+        let rules = rule.provider(&agent);
+        rules.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(provider(""), ["api.example.com"]);
+    assert_eq!(provider("https://llm.corp/v1"), ["api.example.com", "llm.corp:443"]);
+    assert_eq!(provider("http://127.0.0.1:8080"), ["api.example.com", "127.0.0.1:8080"]);
+    assert_eq!(provider("http://[::1]:8080/"), ["api.example.com", "[::1]:8080"]);
+    assert_eq!(provider("no address"), ["api.example.com"]);
 }
