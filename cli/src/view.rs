@@ -90,6 +90,7 @@ pub fn money(amounts: &[v1::Money]) -> String {
         .iter()
         .map(|money| match (money.pico, money.provenance()) {
             (Some(pico), v1::Provenance::Billed) => format!("${}", dollars(pico)),
+            (Some(_), v1::Provenance::Free) => "free".to_owned(),
             (Some(pico), other) => format!("${} {}", dollars(pico), provenance(other)),
             (None, _) => "price unknown".to_owned(),
         })
@@ -375,6 +376,7 @@ pub const fn provenance(provenance: v1::Provenance) -> &'static str {
         v1::Provenance::Billed => "billed",
         v1::Provenance::Reported => "reported",
         v1::Provenance::Estimated => "estimated",
+        v1::Provenance::Free => "free",
         v1::Provenance::Unspecified | v1::Provenance::Unknown => "unknown",
     }
 }
@@ -459,8 +461,9 @@ mod tests {
                 of(Some(15_000_000_000), v1::Provenance::Billed),
                 of(Some(20_000_000_000), v1::Provenance::Reported),
                 of(None, v1::Provenance::Unknown),
+                of(Some(0), v1::Provenance::Free),
             ]),
-            "$0.0150, $0.0200 reported, price unknown"
+            "$0.0150, $0.0200 reported, price unknown, free"
         );
     }
 }

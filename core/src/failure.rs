@@ -28,6 +28,8 @@ words! {
         TokenExpired = "token_expired" ("access token expired"),
         /// The provider rejects the request itself.
         InvalidRequest = "invalid_request" ("invalid request"),
+        /// The model itself refused to work on the task.
+        ModelRefused = "model_refused" ("model refused"),
         /// The conversation no longer fits the model.
         ContextOverflow = "context_overflow" ("context overflow"),
         /// The task's context was not available.

@@ -274,6 +274,7 @@ const fn passes(kind: FailureKind) -> bool {
         | FailureKind::Auth
         | FailureKind::TokenExpired
         | FailureKind::InvalidRequest
+        | FailureKind::ModelRefused
         | FailureKind::ContextOverflow
         | FailureKind::ContextUnavailable
         | FailureKind::CorruptedState

@@ -156,7 +156,8 @@ impl PriceTable {
 
     /// The cost of usage that is accepted now. Metered usage is billed by the row of its model, or
     /// estimated when it may have exceeded the row's long-context limit. Otherwise a program's own
-    /// report counts, and without one the row gives an estimate.
+    /// report counts, and without one the row gives an estimate. Metered usage that was reported to
+    /// cost nothing is free, whatever a table says of a model of that name.
     #[must_use]
     pub fn charge(&self, used: Used<'_>, now: Timestamp) -> Charge {
         if let (false, Some(amount)) = (used.metered, used.reported) {
@@ -167,6 +168,9 @@ impl PriceTable {
                 },
                 price: None,
             };
+        }
+        if let (true, Some(PicoUsd(0))) = (used.metered, used.reported) {
+            return Charge::FREE;
         }
         let row = self.find(used.model, now);
         let Some((row, amount)) = row.and_then(|row| row.amount(used.usage).map(|amount| (row, amount))) else {
@@ -195,7 +199,7 @@ pub struct Used<'a> {
     pub model: &'a str,
     /// Tokens.
     pub usage: &'a Usage,
-    /// The cost that the program reported.
+    /// The cost that the program reported; of metered usage, 0 when it is known to cost nothing.
     pub reported: Option<PicoUsd>,
     /// True when the tokens come from metered API responses.
     pub metered: bool,
@@ -211,6 +215,15 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// Tokens of a server that sends no bill.
+    const FREE: Self = Self {
+        money: Money {
+            amount: Some(PicoUsd(0)),
+            provenance: Provenance::Free,
+        },
+        price: None,
+    };
+
     /// Tokens without a price.
     const UNKNOWN: Self = Self {
         money: Money {

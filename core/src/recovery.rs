@@ -409,6 +409,10 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
             "the same request would be refused again; check model, settings and prompt",
             High,
         ),
+        Kind::ModelRefused => escalate(
+            "the model would refuse the same task again; word the prompt differently, or use another model",
+            High,
+        ),
         Kind::ContextOverflow => escalate(
             "the context would overflow again; use a smaller task or context, or a model with a larger window",
             High,

@@ -218,6 +218,8 @@ words! {
         Reported = "reported",
         /// Computed from something less exact than a meter.
         Estimated = "estimated",
+        /// The calls cost nothing, for their server is the person's own.
+        Free = "free",
         /// Tokens were used and their price is unknown.
         Unknown = "unknown",
     }

@@ -325,6 +325,9 @@ fn a_program_s_own_report_counts_when_nothing_is_metered() {
         // A metered program's own report is ignored.
         (("fast-1", true, Some(1)), (P::Billed, Some(4_000_000), Some(row))),
         (("other", true, Some(1)), (P::Unknown, None, None)),
+        // Unless it costs nothing: a server of one's own has models that others sell.
+        (("fast-1", true, Some(0)), (P::Free, Some(0), None)),
+        (("other", true, Some(0)), (P::Free, Some(0), None)),
         (("other", false, Some(9)), (P::Reported, Some(9), None)),
         (("fast-1", false, Some(9)), (P::Reported, Some(9), None)),
         (("fast-1", false, None), (P::Estimated, Some(4_000_000), Some(row))),

@@ -91,6 +91,7 @@ fn each_failure_has_its_decision() {
         ("401", answer(401, "no", None), Escalate, High),
         ("token ended", plain(FailureKind::TokenExpired), again(0), High),
         ("400", answer(400, "bad", None), Escalate, High),
+        ("the model will not", plain(FailureKind::ModelRefused), Escalate, High),
         ("too long", answer(400, "prompt is too long", None), Escalate, High),
         ("signal", plain(FailureKind::AdapterCrash), again(2), Medium),
         ("exit 0, no change", plain(FailureKind::NoChange), Escalate, Medium),

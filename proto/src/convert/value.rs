@@ -46,6 +46,7 @@ impl From<Provenance> for v1::Provenance {
             Provenance::Billed => Self::Billed,
             Provenance::Reported => Self::Reported,
             Provenance::Estimated => Self::Estimated,
+            Provenance::Free => Self::Free,
             Provenance::Unknown => Self::Unknown,
         }
     }
@@ -77,6 +78,7 @@ impl TryFrom<v1::Money> for Money {
             v1::Provenance::Reported => Provenance::Reported,
             v1::Provenance::Estimated => Provenance::Estimated,
             v1::Provenance::Unknown => Provenance::Unknown,
+            v1::Provenance::Free => Provenance::Free,
         };
         if money.pico.is_none() != (provenance == Provenance::Unknown) {
             return Err(InvalidField::new(
@@ -131,6 +133,7 @@ impl From<FailureKind> for v1::FailureKind {
             FailureKind::ResultTooLarge => Self::ResultTooLarge,
             FailureKind::SecretFound => Self::SecretFound,
             FailureKind::ResultRefused => Self::ResultRefused,
+            FailureKind::ModelRefused => Self::ModelRefused,
             FailureKind::AdapterCrash => Self::AdapterCrash,
             FailureKind::AdapterUnavailable => Self::AdapterUnavailable,
             FailureKind::DiskFull => Self::DiskFull,
@@ -175,6 +178,7 @@ impl From<v1::Failure> for Failure {
             Ok(v1::FailureKind::ResultTooLarge) => FailureKind::ResultTooLarge,
             Ok(v1::FailureKind::SecretFound) => FailureKind::SecretFound,
             Ok(v1::FailureKind::ResultRefused) => FailureKind::ResultRefused,
+            Ok(v1::FailureKind::ModelRefused) => FailureKind::ModelRefused,
             Ok(v1::FailureKind::AdapterCrash) => FailureKind::AdapterCrash,
             Ok(v1::FailureKind::AdapterUnavailable) => FailureKind::AdapterUnavailable,
             Ok(v1::FailureKind::DiskFull) => FailureKind::DiskFull,
@@ -240,6 +244,7 @@ mod tests {
             FailureKind::SecretFound,
             FailureKind::MachineBusy,
             FailureKind::ResultRefused,
+            FailureKind::ModelRefused,
             FailureKind::AdapterCrash,
             FailureKind::AdapterUnavailable,
             FailureKind::DiskFull,
@@ -272,6 +277,7 @@ mod tests {
             (Some(PicoUsd(12)), Provenance::Billed),
             (Some(PicoUsd(-3)), Provenance::Reported),
             (Some(PicoUsd(0)), Provenance::Estimated),
+            (Some(PicoUsd(0)), Provenance::Free),
             (None, Provenance::Unknown),
         ];
         for (amount, provenance) in cases {
