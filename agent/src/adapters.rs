@@ -28,11 +28,11 @@ use kage_git::executable::{Executable, search_folders};
 use crate::adapters::port::{Adapter, Registry};
 use crate::logins::{LoginParts, Logins};
 use crate::process::{AgentEnvironment, Runner};
-use api::{ApiAdapter, CallRules, PROVIDERS};
+use api::{ApiAdapter, CallRules, instances};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
 
-pub use sections::{AdapterSettings, UnknownAdapter};
+pub use sections::{AdapterSettings, InvalidSection};
 pub use settings::{ApiSettings, InvalidSetting};
 
 /// The manifests that come with the program.
@@ -182,8 +182,10 @@ pub fn logins() -> Result<Logins, LoadError> {
 /// # Errors
 /// When a manifest cannot be read or is wrong.
 pub fn variables(config: &AdapterConfig) -> Result<BTreeSet<String>, LoadError> {
-    let of_apis = PROVIDERS.iter().flat_map(api::Provider::variables).map(str::to_owned);
-    let mut names: BTreeSet<String> = of_apis.collect();
+    let mut names = BTreeSet::new();
+    for instance in instances(&config.settings) {
+        names.extend(instance.variables().map(str::to_owned));
+    }
     for manifest in manifests(config)? {
         let env = manifest.env;
         names.extend([env.inherit, env.secret, env.require].concat());
@@ -202,9 +204,8 @@ pub(crate) fn fingerprint(config: &AdapterConfig) -> Result<Digest, LoadError> {
     for name in variables(config)?.iter().map(String::as_str).chain(["PATH"]) {
         text += &format!("{name}={:?}\n", config.agent.get(name));
     }
-    for provider in PROVIDERS {
-        let key = config.settings.of(provider.name).key_file.map(std::fs::read);
-        text += &format!("{:?}\n", key.and_then(Result::ok));
+    for instance in instances(&config.settings) {
+        text += &instance.facts(config);
     }
     for manifest in manifests(config)? {
         text += &format!("{manifest:?}\n{:?}\n", config.program(&manifest.program()));
@@ -233,8 +234,8 @@ pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
     let manifests = manifests(&config)?;
 
     let mut registry = Registry::new();
-    for provider in PROVIDERS {
-        let api = ApiAdapter::new(provider, &config)?;
+    for instance in instances(&config.settings) {
+        let api = ApiAdapter::new(instance, &config)?;
         registry.insert(api.info().name, Arc::new(api));
     }
     let logins = config.logins.clone().map_or_else(logins, Ok)?;

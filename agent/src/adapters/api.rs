@@ -11,15 +11,18 @@
 
 mod answer;
 mod asked;
+mod frames;
 mod halt;
 mod turn;
 mod wire;
 mod turns;
+mod provider;
 pub(super) mod messages;
 mod caller;
 mod session;
 
 pub(in crate::adapters) use caller::client;
+pub(in crate::adapters) use provider::{Instance, Provider, instances};
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -30,11 +33,10 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
-use kage_core::id::AdapterName;
 use kage_core::price::PriceTable;
 use tokio_util::sync::CancellationToken;
 
-use super::settings::{ApiSettings, BaseUrl, Models};
+use super::settings::Models;
 use super::{AdapterConfig, LoadError, local_time};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
@@ -44,29 +46,6 @@ use caller::Caller;
 use halt::Halt;
 use session::Session;
 use turns::Conversation;
-use wire::Wire;
-
-/// A provider with a built-in adapter.
-#[derive(Debug)]
-pub(super) struct Provider {
-    /// The adapter's name in tasks.
-    pub(super) name: &'static str,
-    /// The default address of requests.
-    base_url: &'static str,
-    /// The environment variable that replaces the default address.
-    base_url_variable: &'static str,
-    key_variable: &'static str,
-    /// The model when the task names none.
-    model: &'static str,
-    wire: &'static Wire,
-}
-
-impl Provider {
-    /// The variables that its adapter reads.
-    pub(super) const fn variables(&self) -> [&'static str; 2] {
-        [self.key_variable, self.base_url_variable]
-    }
-}
 
 pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
 
@@ -111,12 +90,13 @@ const TURNS: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
 
 #[derive(Debug)]
 pub(super) struct ApiAdapter {
-    provider: &'static Provider,
-    settings: ApiSettings,
+    instance: Instance,
     calls: CallRules,
     prices: PriceTable,
     base_url: String,
     key: Option<String>,
+    /// Why it cannot be used here.
+    lacks: Option<String>,
     client: reqwest::Client,
     agent: AgentEnvironment,
     runner: Runner,
@@ -128,50 +108,26 @@ impl ApiAdapter {
     ///
     /// # Errors
     /// When the key file that was named cannot be read, or there can be no HTTP client.
-    pub(super) fn new(provider: &'static Provider, config: &AdapterConfig) -> Result<Self, LoadError> {
-        let settings = config.settings.of(provider.name);
-        let key = match (config.agent.text(provider.key_variable), &settings.key_file) {
-            (Some(key), _) => Some(key.to_owned()),
-            (None, Some(path)) => {
-                let key = std::fs::read_to_string(path).map_err(|source| LoadError::KeyFile {
-                    path: path.clone(),
-                    source,
-                })?;
-                Some(key.trim().to_owned()).filter(|key| !key.is_empty())
-            }
-            (None, None) => None,
-        };
-        let set = settings.base_url.as_ref().map(BaseUrl::as_str);
-        let base_url = set
-            .or_else(|| config.agent.text(provider.base_url_variable))
-            .unwrap_or(provider.base_url);
+    pub(super) fn new(instance: Instance, config: &AdapterConfig) -> Result<Self, LoadError> {
+        let key = instance.read_key(config)?;
         Ok(Self {
-            base_url: base_url.trim_end_matches('/').to_owned(),
-            provider,
-            settings,
+            base_url: instance.base_url(config),
+            lacks: instance.lacks(key.as_deref(), config),
             calls: config.calls,
             prices: config.prices.clone(),
             key,
             client: caller::client().map_err(LoadError::Http)?,
             agent: config.agent.clone(),
             runner: config.runner.clone(),
+            instance,
         })
     }
 
-    fn no_key(&self) -> String {
-        let variable = self.provider.key_variable;
-        let name = self.provider.name;
-        format!(
-            "set {variable} in the shell of `kage run` or, on another machine, where its agent starts; or set \
-             [adapter.{name}] key_file"
-        )
-    }
-
     async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
-        let Some(key) = &self.key else {
-            return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, self.no_key()));
-        };
-        let mut session = match self.session(key, input, reporter, stop).await {
+        if let Some(lacks) = &self.lacks {
+            return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, lacks));
+        }
+        let mut session = match self.session(input, reporter, stop).await {
             Ok(session) => session,
             Err(failure) => return AdapterEnd::Failed(failure),
         };
@@ -184,12 +140,11 @@ impl ApiAdapter {
 
     async fn session(
         &self,
-        key: &str,
         input: SessionInput,
         reporter: Reporter,
         stop: CancellationToken,
     ) -> Result<Session, Failure> {
-        let wire = self.provider.wire;
+        let wire = self.instance.provider.wire;
         let asked = self.asked(&input, &reporter).await?;
         let tools = self.tools(&input).await?;
         let conversation = match input.beginning {
@@ -206,21 +161,15 @@ impl ApiAdapter {
         let mut system = vec![system(input.folder.as_ref())];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
         Ok(Session {
-            name: self.provider.name,
-            asked,
-            max_turns: self.settings.max_turns.unwrap_or(TURNS),
+            name: self.instance.name.clone(),
+            task: input.task.to_string(),
+            max_turns: self.instance.settings.max_turns.unwrap_or(TURNS),
             tool_definitions: (wire.tools)(&tools::definitions()),
             system,
             conversation,
             steps: input.steps,
-            caller: Caller {
-                client: self.client.clone(),
-                wire,
-                url: format!("{}{}", self.base_url, wire.path),
-                key: key.to_owned(),
-                idle: input.limits.idle,
-                rules: self.calls,
-            },
+            caller: self.caller(&asked.model, input.limits.idle),
+            asked,
             tools,
             reporter,
             control: Control {
@@ -231,13 +180,47 @@ impl ApiAdapter {
         })
     }
 
+    fn caller(&self, model: &str, idle: Duration) -> Caller {
+        let provider = self.instance.provider;
+        let own = (provider.wire.headers)(self.key.as_deref());
+        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let set = self.instance.settings.headers.iter();
+        let set = set.map(|(name, value)| (name.as_str().to_owned(), value.as_str().to_owned()));
+        Caller {
+            client: self.client.clone(),
+            wire: provider.wire,
+            name: self.instance.name.clone(),
+            url: format!("{}{}", self.base_url, (provider.wire.path)(model)),
+            headers: own.chain(set).collect(),
+            free: self.instance.settings.free.unwrap_or_else(|| (provider.free)(model)),
+            model: model.to_owned(),
+            context: self.instance.settings.context,
+            idle,
+            rules: self.calls,
+        }
+    }
+
     /// The parameters of the session's model calls. Reports settings that the model does not
     /// support.
     async fn asked(&self, input: &SessionInput, reporter: &Reporter) -> Result<Asked, Failure> {
-        let name = self.provider.name;
-        let usual = self.settings.models.as_ref().map_or(self.provider.model, Models::first);
-        let model = input.model.clone().unwrap_or_else(|| usual.to_owned());
-        let (asked, left_out) = asked::asked(name, model, &self.settings, &self.prices, local_time().now)?;
+        let (name, settings) = (&self.instance.name, &self.instance.settings);
+        let usual = settings
+            .models
+            .as_ref()
+            .map(Models::first)
+            .or(self.instance.provider.model);
+        let Some(model) = input.model.as_deref().or(usual) else {
+            let text =
+                format!("{name} has no model of its own: name one, as {name}:MODEL, or in [adapter.{name}] models");
+            return Err(Failure::new(FailureKind::InvalidRequest, text));
+        };
+        let (asked, left_out) = asked::asked(
+            name.as_str(),
+            model.to_owned(),
+            settings,
+            &self.prices,
+            local_time().now,
+        )?;
         if let Some(warning) = left_out {
             // A closed reporter stops the session before its first call.
             let _closed = reporter.event(EventBody::Warning(warning)).await;
@@ -282,19 +265,19 @@ impl ApiAdapter {
 
 impl Adapter for ApiAdapter {
     fn info(&self) -> AdapterInfo {
-        let name = self.provider.name.parse::<AdapterName>();
         AdapterInfo {
-            name: name.expect("the name is a literal that fits"),
+            name: self.instance.name.clone(),
             version: String::new(),
-            unavailable: self.key.is_none().then(|| self.no_key()),
+            unavailable: self.lacks.clone(),
             resumes: self.resumes(),
             access: None,
-            slots: self.settings.slots.unwrap_or(SLOTS),
+            slots: self.instance.settings.slots.unwrap_or(SLOTS),
         }
     }
 
     fn secrets(&self) -> Vec<Secret> {
-        let key = self.key.iter().map(|key| Secret::new(self.provider.key_variable, key));
+        let name = self.instance.key_variable().unwrap_or("the key of an adapter");
+        let key = self.key.iter().map(|key| Secret::new(name, key));
         key.chain(self.agent.proxy_secrets()).collect()
     }
 

@@ -1,8 +1,10 @@
-//! `[adapter]` of the settings: a section for each built-in adapter. Other programs have their
-//! settings in their manifests.
+//! `[adapter]` of the settings: a section for each built-in adapter, and one for each adapter of the
+//! person's own that is like one of them (`kind`). Other programs have their settings in their
+//! manifests.
 
 use std::collections::BTreeMap;
 
+use kage_core::id::{AdapterName, InvalidId};
 use serde::Deserialize;
 
 use super::api::PROVIDERS;
@@ -13,12 +15,46 @@ use super::settings::ApiSettings;
 #[serde(try_from = "BTreeMap<String, ApiSettings>")]
 pub struct AdapterSettings(BTreeMap<String, ApiSettings>);
 
-/// An unknown adapter, or one without settings.
-// In serde's wording, from which the nearest name is suggested.
+/// Why a section of `[adapter]` cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown field `{name}`, expected one of `{}`", names().join("`, `"))]
-pub struct UnknownAdapter {
-    name: String,
+pub enum InvalidSection {
+    /// No adapter has this name, and the section makes none.
+    // In serde's wording, from which the nearest name is suggested.
+    #[error("unknown field `{name}`, expected one of `{}`", names().join("`, `"))]
+    Unknown { name: String },
+    /// Its kind is none.
+    #[error("kind of [adapter.{name}] is one of {}, not {kind}", names().join(", "))]
+    Kind { name: String, kind: String },
+    /// A built-in adapter is of its own kind.
+    #[error("[adapter.{name}] is the built-in adapter; give a section with another kind a name of its own")]
+    BuiltIn { name: String },
+    #[error("a section of [adapter] has a wrong name: {0}")]
+    Name(InvalidId),
+    #[error("context is a setting of ollama, and [adapter.{name}] is another adapter")]
+    Context { name: String },
+}
+
+/// The adapters that are told how much room there is.
+const WITH_CONTEXT: &str = "ollama";
+
+fn check(name: &str, settings: &ApiSettings) -> Result<(), InvalidSection> {
+    let name_of = || name.to_owned();
+    let built_in = names().contains(&name);
+    let kind = match &settings.kind {
+        None if built_in => name,
+        None => return Err(InvalidSection::Unknown { name: name_of() }),
+        Some(kind) if built_in && kind != name => return Err(InvalidSection::BuiltIn { name: name_of() }),
+        Some(kind) if !names().contains(&kind.as_str()) => {
+            let kind = kind.clone();
+            return Err(InvalidSection::Kind { name: name_of(), kind });
+        }
+        Some(kind) => kind,
+    };
+    name.parse::<AdapterName>().map_err(InvalidSection::Name)?;
+    if settings.context.is_some() && kind != WITH_CONTEXT {
+        return Err(InvalidSection::Context { name: name_of() });
+    }
+    Ok(())
 }
 
 fn names() -> Vec<&'static str> {
@@ -26,13 +62,13 @@ fn names() -> Vec<&'static str> {
 }
 
 impl TryFrom<BTreeMap<String, ApiSettings>> for AdapterSettings {
-    type Error = UnknownAdapter;
+    type Error = InvalidSection;
 
-    fn try_from(settings: BTreeMap<String, ApiSettings>) -> Result<Self, UnknownAdapter> {
-        match settings.keys().find(|name| !names().contains(&name.as_str())) {
-            Some(name) => Err(UnknownAdapter { name: name.clone() }),
-            None => Ok(Self(settings)),
-        }
+    fn try_from(settings: BTreeMap<String, ApiSettings>) -> Result<Self, InvalidSection> {
+        settings
+            .iter()
+            .try_for_each(|(name, settings)| check(name, settings))
+            .map(|()| Self(settings))
     }
 }
 
@@ -41,6 +77,12 @@ impl AdapterSettings {
     #[must_use]
     pub fn of(&self, name: &str) -> ApiSettings {
         self.0.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The sections with names of their own.
+    pub(super) fn own(&self) -> impl Iterator<Item = (&str, &ApiSettings)> {
+        let all = self.0.iter().map(|(name, settings)| (name.as_str(), settings));
+        all.filter(|(name, _)| !names().contains(name))
     }
 
     /// These settings; where they are unset, the others.

@@ -1,17 +1,22 @@
 //! `[adapter.NAME]` of the settings: the limits of an adapter for a provider's API. [`super::sections`]
 //! has those of all.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use kage_core::price::Effort;
 use reqwest::Url;
+use reqwest::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
 /// `[adapter.NAME]` of an adapter for a provider's API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiSettings {
+    /// The adapter that this one is like, for a section with a name of its own: the name of a
+    /// built-in adapter for an API.
+    pub kind: Option<String>,
     /// Model calls of one attempt, without retries; 200 by default. The limit ends a model that
     /// loops while no budget bounds its cost.
     pub max_turns: Option<NonZeroU32>,
@@ -22,6 +27,11 @@ pub struct ApiSettings {
     pub base_url: Option<BaseUrl>,
     /// A file with the key, used when the provider's variable (`ANTHROPIC_API_KEY`) is not set.
     pub key_file: Option<PathBuf>,
+    /// The variable with the key, instead of the provider's. An adapter with a name of its own reads
+    /// no variable unless this is set.
+    pub key_variable: Option<String>,
+    /// Further headers of every request, for gateways. No place for keys.
+    pub headers: BTreeMap<HeaderKey, HeaderText>,
     /// How much the model does for an answer: `low`, `medium`, `high`, `xhigh` or `max`, as far as
     /// it has the level. Unless set, it is the model's own default.
     pub effort: Option<Effort>,
@@ -30,19 +40,82 @@ pub struct ApiSettings {
     pub slots: Option<u32>,
     /// The models that tasks may name; the first is the default. Unset: any model.
     pub models: Option<Models>,
+    /// Tokens that prompt and answer have room in, for `ollama`, which is told and otherwise would cut
+    /// the prompt without a word; 32768 by default.
+    pub context: Option<NonZeroU32>,
+    /// True when its calls cost nothing, as those of a server of one's own. The default is true for
+    /// models that `ollama` runs itself, and false otherwise.
+    pub free: Option<bool>,
 }
 
 impl ApiSettings {
     /// These settings; where they are unset, the others.
     pub(super) fn or(self, other: Self) -> Self {
+        if self.kind.is_some() && other.kind.is_some() && self.kind != other.kind {
+            // They are of different servers.
+            return self;
+        }
         Self {
+            kind: self.kind.or(other.kind),
             max_turns: self.max_turns.or(other.max_turns),
             max_output_tokens: self.max_output_tokens.or(other.max_output_tokens),
             base_url: self.base_url.or(other.base_url),
             key_file: self.key_file.or(other.key_file),
+            key_variable: self.key_variable.or(other.key_variable),
+            headers: if self.headers.is_empty() {
+                other.headers
+            } else {
+                self.headers
+            },
             effort: self.effort.or(other.effort),
             slots: self.slots.or(other.slots),
             models: self.models.or(other.models),
+            context: self.context.or(other.context),
+            free: self.free.or(other.free),
+        }
+    }
+}
+
+/// The name of a header.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HeaderKey(String);
+
+impl HeaderKey {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for HeaderKey {
+    type Error = InvalidSetting;
+
+    fn try_from(name: String) -> Result<Self, InvalidSetting> {
+        match HeaderName::try_from(&name) {
+            Ok(_) => Ok(Self(name)),
+            Err(_) => Err(InvalidSetting::Header),
+        }
+    }
+}
+
+/// The value of a header.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HeaderText(String);
+
+impl HeaderText {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for HeaderText {
+    type Error = InvalidSetting;
+
+    fn try_from(value: String) -> Result<Self, InvalidSetting> {
+        match HeaderValue::try_from(&value) {
+            Ok(_) => Ok(Self(value)),
+            Err(_) => Err(InvalidSetting::Header),
         }
     }
 }
@@ -88,6 +161,8 @@ pub enum InvalidSetting {
     BaseUrl { url: String },
     #[error("models is a list of at least one name, none of them empty")]
     Models,
+    #[error("headers are names and values that HTTP allows")]
+    Header,
 }
 
 impl TryFrom<Vec<String>> for Models {

@@ -5,6 +5,7 @@
 //! signed content must be sent back unchanged. The dialect interprets the fields.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::usage::Usage;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// The most bytes of one answer. The providers' own limits are far below.
-const MAX_ANSWER: usize = 32 << 20;
+pub(super) const MAX_ANSWER: usize = 32 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -62,6 +63,11 @@ impl Item {
 
     pub(super) fn remove(&mut self, field: &str) {
         self.0.remove(field);
+    }
+
+    /// The names of its fields.
+    pub(super) fn fields(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
     }
 }
 
@@ -135,7 +141,7 @@ impl Progress {
 }
 
 /// An item that is not complete yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct OpenItem {
     pub(super) item: Item,
     /// Text that was appended, by field.
@@ -145,7 +151,7 @@ pub(super) struct OpenItem {
 }
 
 /// An answer in the making. The dialect fills it, event by event, and makes the [`Answer`] of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
     pub(super) id: String,
     /// The model as the provider names it; empty before the answer began.
@@ -158,11 +164,29 @@ pub(super) struct Draft {
     pub(super) raw_stop: Option<String>,
     /// Tokens counted so far; the provider bills them even when the stream is cut.
     pub(super) usage: Usage,
+    /// Bytes of the request.
+    pub(super) sent: u64,
+    /// The room that the request asked for.
+    pub(super) context: Option<NonZeroU32>,
     bytes: usize,
 }
 
 impl Draft {
-    /// Handles the data of one event, unless the answer is too long.
+    /// The answer to a request of so many bytes, which asked for this room.
+    pub(super) fn of(sent: usize, context: Option<NonZeroU32>) -> Self {
+        Self {
+            sent: sent as u64,
+            context,
+            ..Self::default()
+        }
+    }
+
+    /// Whether anything of the answer came, so that it is on a bill.
+    pub(super) fn began(&self) -> bool {
+        !self.model.is_empty() || !self.open.is_empty() || !self.done.is_empty() || !self.usage.is_zero()
+    }
+
+    /// Handles the data of one frame, unless the answer is too long.
     pub(super) fn event(&mut self, read: fn(&mut Self, &str) -> Progress, data: &str) -> Progress {
         self.bytes = self.bytes.saturating_add(data.len());
         if self.bytes > MAX_ANSWER {

@@ -18,8 +18,12 @@ pub(super) struct Asked {
     pub(super) model: String,
     /// The most tokens of an answer, thinking included.
     pub(super) max_output: NonZeroU32,
+    /// False when nobody said how long an answer may be, and `max_output` is a guess.
+    pub(super) output_is_known: bool,
     pub(super) thinking: Option<Thinking>,
     pub(super) effort: Option<Effort>,
+    /// The tokens that prompt and answer have room in, where the server is told that.
+    pub(super) context: Option<NonZeroU32>,
 }
 
 /// Chooses the parameters, and names the settings that the model does not support.
@@ -67,8 +71,10 @@ pub(super) fn asked(
     let asked = Asked {
         model,
         max_output,
+        output_is_known: settings.max_output_tokens.or(gives).is_some(),
         thinking: row.and_then(|row| row.thinking),
         effort,
+        context: settings.context,
     };
     Ok((asked, left_out))
 }

@@ -1,21 +1,24 @@
 //! One call of a provider with a few retries, in any dialect. The cost of every call is reported,
 //! also of calls that were cut or stopped.
 
+use std::num::NonZeroU32;
 use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use kage_core::cause::causes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::parse_retry_after;
+use kage_core::id::AdapterName;
+use kage_core::usage::{PicoUsd, Usage};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use sse_stream::SseStream;
 use tokio::time::Instant;
 
 use super::CallRules;
-use super::answer::{Answer, Draft, Progress};
+use super::answer::{Answer, Draft, MAX_ANSWER, Progress};
+use super::frames::{Frames, Opening, opening};
 use super::halt::{Halt, thawed};
 use super::wire::{Refusal, Wire};
 use crate::adapters::local_time;
@@ -34,6 +37,8 @@ const ERROR_WAIT: Duration = Duration::from_secs(10);
 /// longer than one limit without sending anything. But pings show only that the connection works,
 /// and they never end when the model behind it hangs.
 const PINGS: u32 = 3;
+/// How often a call is repeated that was answered by something else than a stream.
+const MAX_ODD: u32 = 1;
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// The client for all calls. Redirects are refused, because they would send the key elsewhere.
@@ -53,8 +58,16 @@ pub(in crate::adapters) fn client() -> reqwest::Result<reqwest::Client> {
 pub(super) struct Caller {
     pub(super) client: reqwest::Client,
     pub(super) wire: &'static Wire,
+    /// The adapter's name in messages.
+    pub(super) name: AdapterName,
     pub(super) url: String,
-    pub(super) key: String,
+    pub(super) headers: Vec<(String, String)>,
+    /// The model that is asked for.
+    pub(super) model: String,
+    /// The room that is asked for.
+    pub(super) context: Option<NonZeroU32>,
+    /// True when calls cost nothing.
+    pub(super) free: bool,
     /// The session's idle limit, which the watchdog keeps: a provider that sends nothing at all is
     /// its business. Pings are life to the watchdog, so their limit is a multiple of this.
     pub(super) idle: Duration,
@@ -69,6 +82,7 @@ fn passes(kind: FailureKind) -> bool {
         | FailureKind::Auth
         | FailureKind::TokenExpired
         | FailureKind::InvalidRequest
+        | FailureKind::ModelRefused
         | FailureKind::ContextOverflow
         | FailureKind::ContextUnavailable
         | FailureKind::CorruptedState
@@ -105,20 +119,34 @@ impl Caller {
     pub(super) async fn call(&self, body: Vec<u8>, reporter: &Reporter, control: &Control) -> Result<Answer, Halt> {
         let body = Bytes::from(body);
         let mut attempt = 1;
+        let mut odd = 0;
         loop {
-            let mut draft = Draft::default();
+            let mut draft = Draft::of(body.len(), self.context);
             let end = tokio::select! {
                 biased;
                 () = control.stop.cancelled() => Err(Halt::Stopped),
                 end = self.once(body.clone(), &mut draft, reporter) => end,
             };
-            let whole = matches!(end, Ok(None));
-            bill(&draft, whole, reporter).await?;
-            let Some(failure) = end? else {
-                return Ok((self.wire.finish)(draft));
+            let whole = matches!(end, Ok(CallEnd::Whole));
+            self.bill(&draft, whole, reporter).await?;
+            let failure = match end? {
+                CallEnd::Whole => {
+                    let mut answer = (self.wire.finish)(draft);
+                    if answer.usage.is_zero() {
+                        answer.usage = Usage::UNKNOWN;
+                    }
+                    return Ok(answer);
+                }
+                CallEnd::Failed(failure) => failure,
+                CallEnd::NoStream(failure) => {
+                    odd += 1;
+                    failure
+                }
             };
+            let failure = (self.wire.advice)(failure, &self.model);
             let too_long = failure.retry_after.is_some_and(|asked| asked > LONGEST_WAIT);
-            if attempt >= self.rules.max_calls || too_long || !passes(failure.kind) {
+            let enough = attempt >= self.rules.max_calls || odd > MAX_ODD;
+            if enough || too_long || !passes(failure.kind) {
                 return Err(Halt::Failed(failure));
             }
             let delay = delay(failure.retry_after, self.rules.backoff, attempt, rand::random());
@@ -139,22 +167,79 @@ impl Caller {
         }
     }
 
-    /// Makes the call once. `None`: the message is complete. The kind of a failure says whether a
-    /// repetition may help.
-    async fn once(&self, body: Bytes, draft: &mut Draft, reporter: &Reporter) -> Result<Option<Failure>, Halt> {
+    /// Makes the call once. The kind of a failure says whether a repetition may help.
+    async fn once(&self, body: Bytes, draft: &mut Draft, reporter: &Reporter) -> Result<CallEnd, Halt> {
         let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
-        for (name, value) in (self.wire.headers)(&self.key) {
+        for (name, value) in &self.headers {
             request = request.header(name, value);
         }
         let request = request.body(body);
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Ok(Some(network(&error))),
+            Err(error) => return Ok(CallEnd::Failed(network(&error))),
         };
         if !response.status().is_success() {
-            return Ok(Some(self.refusal(response).await));
+            return Ok(CallEnd::Failed(self.refusal(response).await));
         }
-        self.read(Box::pin(response.bytes_stream()), draft, reporter).await
+        let mut bytes = Box::pin(response.bytes_stream());
+        // What the body is shows in the body; its headers may be a proxy's.
+        let mut head = Vec::new();
+        let is = loop {
+            if let Some(is) = opening(self.wire.framing, &head) {
+                break is;
+            }
+            match bytes.next().await {
+                Some(Ok(more)) => head.extend_from_slice(&more),
+                Some(Err(error)) => return Ok(CallEnd::Failed(cut(&error))),
+                None => break Opening::Frames,
+            }
+        };
+        let mut bytes = stream::iter([Ok(Bytes::from(head))]).chain(bytes);
+        let most = match is {
+            Opening::Frames => {
+                let failure = self.read(bytes, draft, reporter).await?;
+                return Ok(failure.map_or(CallEnd::Whole, CallEnd::Failed));
+            }
+            Opening::Json => MAX_ANSWER,
+            Opening::Page => ERROR_BODY,
+        };
+        let mut body = Vec::new();
+        while let Some(more) = bytes.next().await {
+            match more {
+                Ok(more) => body.extend_from_slice(&more),
+                Err(error) => return Ok(CallEnd::Failed(cut(&error))),
+            }
+            reporter.alive();
+            if body.len() > most {
+                break;
+            }
+        }
+        self.no_stream(draft, &body, reporter).await
+    }
+
+    /// Reads a successful answer that is no stream: a whole answer, an error, or neither.
+    async fn no_stream(&self, draft: &mut Draft, body: &[u8], reporter: &Reporter) -> Result<CallEnd, Halt> {
+        match (self.wire.whole)(draft, body) {
+            Some(Progress::Failed(failure)) => return Ok(CallEnd::NoStream(failure)),
+            Some(_) => {
+                let words = (self.wire.finish)(draft.clone()).words;
+                if !words.is_empty() {
+                    let words = Bytes::from(format!("{words}\n"));
+                    reporter.output(OutputStream::Stdout, words).await?;
+                }
+                return Ok(CallEnd::Whole);
+            }
+            None => {}
+        }
+        if let Some(refusal) = (self.wire.refusal)(body) {
+            return Ok(CallEnd::NoStream(refusal.classify(Some(200), None, Some(local_time()))));
+        }
+        let words = crate::process::excerpt::one_line(&String::from_utf8_lossy(body), 200);
+        let name = &self.name;
+        let text = format!(
+            "no model answered at this address ([adapter.{name}] base_url), but something else did, with HTTP 200: {words}"
+        );
+        Ok(CallEnd::NoStream(Failure::new(FailureKind::Network, text)))
     }
 
     /// Reads the stream to its end. `None` = the message is whole.
@@ -165,28 +250,30 @@ impl Caller {
         reporter: &Reporter,
     ) -> Result<Option<Failure>, Halt>
     where
-        S: Stream<Item = Result<B, E>> + Unpin,
-        B: bytes::Buf,
+        S: Stream<Item = Result<B, E>> + Unpin + Send,
+        B: bytes::Buf + Send,
         E: std::error::Error + Send + Sync + 'static,
     {
-        let mut events = SseStream::from_bytes_stream(bytes);
+        let mut frames = Frames::new(self.wire.framing, bytes);
         let mut mid_line = false;
         let pings = self.idle.saturating_mul(PINGS);
         let mut said_at = Instant::now();
         let failure = loop {
-            let event = match tokio::time::timeout_at(said_at + pings, events.next()).await {
-                Ok(Some(Ok(event))) => event,
-                Ok(Some(Err(error))) => {
-                    break Failure::new(FailureKind::Network, format!("the stream was cut: {error}"));
+            let frame = match tokio::time::timeout_at(said_at + pings, frames.next()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => break cut(&error),
+                Ok(None) if (self.wire.ended)(draft) => {
+                    if mid_line {
+                        reporter.output(OutputStream::Stdout, Bytes::from_static(b"\n")).await?;
+                    }
+                    return Ok(None);
                 }
                 Ok(None) => break Failure::new(FailureKind::Network, "the stream ended before the message did"),
                 // A repetition would take as long.
                 Err(_) => return Err(Halt::Failed(only_pings(pings))),
             };
             reporter.alive();
-            let progress = event
-                .data
-                .map_or(Progress::Ping, |data| draft.event(self.wire.event, &data));
+            let progress = frame.map_or(Progress::Ping, |data| draft.event(self.wire.event, &data));
             if progress != Progress::Ping {
                 said_at = Instant::now();
             }
@@ -237,23 +324,42 @@ impl Caller {
         });
         refusal.classify(Some(status), asked, Some(heard))
     }
+
+    /// Reports the cost of an answer as far as it was received: the provider bills cut and abandoned
+    /// answers too. One without a count has used nobody knows how much, which is not nothing. Only a
+    /// whole answer calls tools.
+    async fn bill(&self, draft: &Draft, whole: bool, reporter: &Reporter) -> Result<(), ReporterClosed> {
+        if !whole && !draft.began() {
+            return Ok(());
+        }
+        let calls = draft.calls.values().filter(|_| whole);
+        let told = !draft.usage.is_zero();
+        let usage = EventBody::UsageRecorded {
+            model: if draft.model.is_empty() {
+                &self.model
+            } else {
+                &draft.model
+            }
+            .clone(),
+            usage: if told { draft.usage } else { Usage::UNKNOWN },
+            reported: self.free.then_some(PicoUsd(0)),
+            metered: true,
+            tools: Some(calls.map(|call| call.name.as_str()).collect()),
+        };
+        reporter.event(usage).await
+    }
 }
 
-/// Reports the cost of an answer as far as it was received: the provider bills cut and abandoned
-/// answers too. Only a whole answer calls tools.
-async fn bill(draft: &Draft, whole: bool, reporter: &Reporter) -> Result<(), ReporterClosed> {
-    if draft.usage.is_zero() {
-        return Ok(());
-    }
-    let calls = draft.calls.values().filter(|_| whole);
-    let usage = EventBody::UsageRecorded {
-        model: draft.model.clone(),
-        usage: draft.usage,
-        reported: None,
-        metered: true,
-        tools: Some(calls.map(|call| call.name.as_str()).collect()),
-    };
-    reporter.event(usage).await
+/// How one call ended.
+enum CallEnd {
+    Whole,
+    Failed(Failure),
+    /// It succeeded, with something else than the stream of an answer.
+    NoStream(Failure),
+}
+
+fn cut(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureKind::Network, format!("the stream was cut: {error}"))
 }
 
 fn only_pings(silence: Duration) -> Failure {

@@ -15,10 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::Provider;
 use super::answer::{Item, Stop};
+use super::frames::Framing;
+use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::Turn;
-use super::wire::{Refusal, Request, Wire};
+use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
 use crate::adapters::tools::ToolDefinition;
 
 /// The provider's own service.
@@ -26,19 +27,30 @@ pub(super) const CLAUDE: Provider = Provider {
     name: "claude-api",
     base_url: "https://api.anthropic.com",
     base_url_variable: "ANTHROPIC_BASE_URL",
+    address: as_given,
     key_variable: "ANTHROPIC_API_KEY",
-    model: "claude-sonnet-5-5",
+    key: KeyRule::Always,
+    program: None,
+    model: Some("claude-sonnet-5-5"),
+    free: never_free,
     wire: &WIRE,
 };
 
 static WIRE: Wire = Wire {
-    path: "/v1/messages",
+    name: "messages",
+    framing: Framing::Events,
+    path: |_model| "/v1/messages".to_owned(),
     headers,
     tools,
     body,
+    too_large: always_fits,
     event: stream::event,
+    whole: stream::whole,
+    // Its streams say when they are over.
+    ended: |_draft| false,
     finish: stream::finish,
     refusal,
+    advice: no_advice,
     call_id,
     can_be_sent,
     stop,
@@ -47,11 +59,10 @@ static WIRE: Wire = Wire {
 /// How many messages of the user end with a breakpoint.
 const RECENT: usize = 2;
 
-fn headers(key: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("x-api-key", key.to_owned()),
-        ("anthropic-version", "2023-06-01".to_owned()),
-    ]
+fn headers(key: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("anthropic-version", "2023-06-01".to_owned())];
+    headers.extend(key.map(|key| ("x-api-key", key.to_owned())));
+    headers
 }
 
 fn tools(definitions: &[ToolDefinition]) -> Box<RawValue> {
@@ -196,6 +207,7 @@ impl From<ApiError> for Refusal {
         Self {
             code: code.and_then(Value::as_str).map(str::to_owned),
             kind: error.kind,
+            status: None,
             message: error.message,
         }
     }

@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use bytes::Bytes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
+use kage_core::id::AdapterName;
 use serde_json::value::RawValue;
 
 use super::answer::{Answer, Stop};
@@ -48,7 +49,9 @@ enum Answered {
 /// The loop of one session.
 pub(super) struct Session {
     /// The adapter's name in messages.
-    pub(super) name: &'static str,
+    pub(super) name: AdapterName,
+    /// The task's id.
+    pub(super) task: String,
     pub(super) asked: Asked,
     /// Maximum of model calls.
     pub(super) max_turns: NonZeroU32,
@@ -72,7 +75,8 @@ impl Session {
         let turns = self.max_turns.get();
         for _ in 0..turns {
             self.thawed().await?;
-            let answer = self.caller.call(self.request(), &self.reporter, &self.control).await?;
+            let body = self.request()?;
+            let answer = self.caller.call(body, &self.reporter, &self.control).await?;
             self.steps.answered();
             self.transcript(answer.transcript_line()).await?;
             let ran_tools = match self.deal_with(&answer).await? {
@@ -94,13 +98,20 @@ impl Session {
     }
 
     /// The body of the next call.
-    fn request(&self) -> Vec<u8> {
-        (self.caller.wire.body)(&Request {
+    fn request(&self) -> Result<Vec<u8>, Halt> {
+        let wire = self.caller.wire;
+        let request = Request {
             asked: &self.asked,
+            task: &self.task,
             tools: &self.tool_definitions,
             system: &self.system,
             turns: self.conversation.turns(),
-        })
+        };
+        let body = (wire.body)(&request);
+        match (wire.too_large)(&request, &body) {
+            None => Ok(body),
+            Some(failure) => Err(Halt::Failed(failure)),
+        }
     }
 
     /// Handles an answer. Its calls always run, whatever the stop reason says: a call without a
@@ -109,7 +120,10 @@ impl Session {
         let failed = |kind, text: &str| Err(Halt::Failed(Failure::new(kind, text)));
         // The provider accepts such an answer, with all its content, in later requests.
         if answer.stop == Stop::Refused {
-            return failed(FailureKind::InvalidRequest, "the model refused the task");
+            return failed(
+                FailureKind::ModelRefused,
+                "the model refused the task; word it differently, or use another model",
+            );
         }
         if !answer.calls.is_empty() {
             return self.answer_calls(answer).await;

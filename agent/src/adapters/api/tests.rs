@@ -100,7 +100,7 @@ async fn the_loop_runs_tools_and_reports_everything() {
     assert_eq!(headers["anthropic-version"], "2023-06-01");
     assert_eq!(
         (body["model"].as_str(), body["stream"].as_bool()),
-        (Some(messages::CLAUDE.model), Some(true))
+        (messages::CLAUDE.model, Some(true))
     );
     let messages = requests[1].1["messages"].as_array().unwrap();
     assert_eq!(messages.len(), 3);
@@ -178,7 +178,7 @@ async fn lasting_failures_are_not_retried() {
             Answer::Error(429, Some("3600"), error("rate_limit_error")),
             K::RateLimited,
         ),
-        (says("I will not.", "refusal"), K::InvalidRequest),
+        (says("I will not.", "refusal"), K::ModelRefused),
         (says("", "model_context_window_exceeded"), K::ContextOverflow),
         (says("", "something_new"), K::Unknown),
     ];
@@ -308,10 +308,15 @@ async fn an_attempt_that_nobody_can_thaw_is_not_frozen() {
     assert!(matches!(told.end, AdapterEnd::Done { .. }), "{:?}", told.end);
 }
 
+/// The shipped adapter of the Messages API.
+fn made(config: &AdapterConfig) -> Result<ApiAdapter, LoadError> {
+    ApiAdapter::new(instances(&config.settings).remove(0), config)
+}
+
 #[tokio::test]
 async fn without_a_key_it_is_there_and_says_what_to_do() {
     let config = AdapterConfig::default();
-    let adapter = ApiAdapter::new(&messages::CLAUDE, &config).unwrap();
+    let adapter = made(&config).unwrap();
     assert!(
         adapter
             .info()
@@ -324,17 +329,14 @@ async fn without_a_key_it_is_there_and_says_what_to_do() {
     let mut config = AdapterConfig::default();
     let key_file = |path: &Path| toml::from_str(&format!("[claude-api]\nkey_file = {path:?}")).unwrap();
     config.settings = key_file(file.path());
-    let adapter = ApiAdapter::new(&messages::CLAUDE, &config).unwrap();
+    let adapter = made(&config).unwrap();
     assert_eq!(
         (adapter.info().unavailable, Secret::values(&adapter.secrets())),
         (None, vec!["sk-from-file".to_owned()])
     );
 
     config.settings = key_file(Path::new("/nonexistent/key"));
-    assert!(matches!(
-        ApiAdapter::new(&messages::CLAUDE, &config),
-        Err(LoadError::KeyFile { .. })
-    ));
+    assert!(matches!(made(&config), Err(LoadError::KeyFile { .. })));
 }
 
 #[tokio::test]

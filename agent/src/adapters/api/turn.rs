@@ -1,5 +1,7 @@
 //! One turn of a conversation: what one side says until the other side says something.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::answer::Item;
@@ -22,6 +24,17 @@ pub(super) struct ToolAnswer {
     pub(super) text: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_error: bool,
+}
+
+impl ToolAnswer {
+    /// Its text, for dialects that have no mark for failures.
+    pub(super) fn said(&self) -> Cow<'_, str> {
+        if self.is_error {
+            Cow::Owned(format!("error: {}", self.text))
+        } else {
+            Cow::Borrowed(&self.text)
+        }
+    }
 }
 
 /// All messages of one side until the other side's next one.

@@ -35,7 +35,13 @@ pub(super) enum Unreadable {
     /// It does not begin with the prompt.
     #[error("it does not begin with a message of the user")]
     Beginning,
+    /// Another dialect wrote it.
+    #[error("it is in the form of {theirs}, and this adapter's is {ours}")]
+    Dialect { theirs: String, ours: &'static str },
 }
+
+/// The dialect of lines that do not name theirs: before there was another one, none did.
+const FIRST_DIALECT: &str = "messages";
 
 /// A message as the transcript has it.
 #[derive(Deserialize)]
@@ -45,6 +51,9 @@ struct Line<'a> {
     content: &'a RawValue,
     #[serde(default)]
     stop_reason: Option<String>,
+    /// The dialect, in lines of the user.
+    #[serde(default)]
+    dialect: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +102,14 @@ impl Conversation {
             let line: Line<'_> = serde_json::from_slice(line).map_err(unreadable)?;
             let content = line.content.get();
             match line.role {
-                Role::User => conversation.append(serde_json::from_str(content).map_err(unreadable)?),
+                Role::User => {
+                    let theirs = line.dialect.unwrap_or_else(|| FIRST_DIALECT.to_owned());
+                    if theirs != wire.name {
+                        let ours = wire.name;
+                        return Err(Unreadable::Dialect { theirs, ours });
+                    }
+                    conversation.append(serde_json::from_str(content).map_err(unreadable)?);
+                }
                 Role::Assistant => {
                     conversation.said(serde_json::from_str(content).map_err(unreadable)?);
                     paused = line
@@ -159,10 +175,13 @@ impl Conversation {
         struct Line<'a> {
             role: &'a str,
             content: &'a [Told],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            dialect: Option<&'a str>,
         }
         let line = Line {
             role: "user",
             content: &told,
+            dialect: Some(self.wire.name).filter(|name| *name != FIRST_DIALECT),
         };
         let line = serde_json::to_string(&line).expect("texts always serialise");
         self.unwritten.push(line);
@@ -199,9 +218,15 @@ mod tests {
     fn the_transcript_gets_each_user_message_once() {
         for provider in PROVIDERS {
             let mut conversation = Conversation::new(provider.wire, "task");
+            let dialect = match provider.wire.name {
+                FIRST_DIALECT => String::new(),
+                name => format!(r#","dialect":"{name}""#),
+            };
             assert_eq!(
                 conversation.unwritten(),
-                [r#"{"role":"user","content":[{"type":"text","text":"task"}]}"#]
+                [format!(
+                    r#"{{"role":"user","content":[{{"type":"text","text":"task"}}]{dialect}}}"#
+                )]
             );
             assert_eq!(conversation.unwritten(), Vec::<String>::new());
             conversation.tool_results(vec![ToolAnswer {
@@ -212,8 +237,30 @@ mod tests {
             let answer = r#"{"type":"tool_result","tool_use_id":"a","content":"done","is_error":true}"#;
             assert_eq!(
                 conversation.unwritten(),
-                [format!(r#"{{"role":"user","content":[{answer}]}}"#)]
+                [format!(r#"{{"role":"user","content":[{answer}]{dialect}}}"#)]
             );
         }
+    }
+
+    #[test]
+    fn a_conversation_is_gone_on_with_by_its_own_dialect_only() {
+        for one in PROVIDERS {
+            let said = Conversation::new(one.wire, "task").unwritten().join("\n");
+            for other in PROVIDERS {
+                let resumed = Conversation::resumed(other.wire, said.as_bytes(), "");
+                if one.wire.name == other.wire.name {
+                    assert_eq!(resumed.unwrap().turns().len(), 1);
+                } else {
+                    let error = resumed.unwrap_err().to_string();
+                    assert!(
+                        error.contains(one.wire.name) && error.contains(other.wire.name),
+                        "{error}"
+                    );
+                }
+            }
+        }
+        // As it was stored before lines named their dialect.
+        let old = br#"{"role":"user","content":[{"type":"text","text":"task"}]}"#;
+        assert!(Conversation::resumed(super::super::messages::CLAUDE.wire, old, "").is_ok());
     }
 }

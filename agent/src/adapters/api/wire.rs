@@ -1,5 +1,5 @@
 //! The interface of a provider's dialect. A dialect is a [`Wire`], a set of plain functions: they
-//! write a request, read the events of an answer, and read a refusal.
+//! write a request, read the frames of an answer, and read a refusal.
 
 use std::time::Duration;
 
@@ -10,25 +10,40 @@ use serde_json::value::RawValue;
 
 use super::answer::{Answer, Draft, Item, Progress, Stop};
 use super::asked::Asked;
+use super::frames::Framing;
 use super::turn::Turn;
 use crate::adapters::tools::ToolDefinition;
 
 /// The requests and answers of one API dialect.
 #[derive(Debug)]
 pub(super) struct Wire {
-    /// Where requests go, below the base URL.
-    pub(super) path: &'static str,
-    /// The headers of a request with this key.
-    pub(super) headers: fn(key: &str) -> Vec<(&'static str, String)>,
+    /// Its name in stored conversations: no other dialect goes on with them.
+    pub(super) name: &'static str,
+    pub(super) framing: Framing,
+    /// Where requests for a model go, below the base URL.
+    pub(super) path: fn(model: &str) -> String,
+    /// The headers of a request with this key, if there is one.
+    pub(super) headers: fn(key: Option<&str>) -> Vec<(&'static str, String)>,
     /// The tool definitions, as every request of a session contains them.
     pub(super) tools: fn(&[ToolDefinition]) -> Box<RawValue>,
     pub(super) body: fn(&Request<'_>) -> Vec<u8>,
-    /// Handles the data of one event of an answer.
+    /// Why a request is not to be made: the provider would answer it without saying that it left
+    /// a part of it out. See [`always_fits`].
+    pub(super) too_large: fn(&Request<'_>, body: &[u8]) -> Option<Failure>,
+    /// Handles the data of one frame of an answer.
     pub(super) event: fn(&mut Draft, &str) -> Progress,
+    /// Reads an answer that came as one JSON value though a stream was asked for; `None` when it is
+    /// no answer.
+    pub(super) whole: fn(&mut Draft, &[u8]) -> Option<Progress>,
+    /// Whether an answer is whole when its stream ends without having said so. If it is, its calls are
+    /// in the draft.
+    pub(super) ended: fn(&mut Draft) -> bool,
     /// The answer, once it is complete.
     pub(super) finish: fn(Draft) -> Answer,
     /// Reads the body of an error response; `None` when the provider did not write it.
     pub(super) refusal: fn(&[u8]) -> Option<Refusal>,
+    /// Adds to a failed call for a model what a person does about it. See [`no_advice`].
+    pub(super) advice: fn(Failure, model: &str) -> Failure,
     /// The id of the tool call that an item is.
     pub(super) call_id: fn(&Item) -> Option<String>,
     /// False for an item that the provider would refuse to get back.
@@ -37,10 +52,23 @@ pub(super) struct Wire {
     pub(super) stop: fn(&str) -> Stop,
 }
 
+/// For [`Wire::too_large`]: the provider refuses what does not fit.
+pub(super) fn always_fits(_request: &Request<'_>, _body: &[u8]) -> Option<Failure> {
+    None
+}
+
+/// For [`Wire::advice`]: the provider's own words are enough.
+pub(super) fn no_advice(failure: Failure, _model: &str) -> Failure {
+    failure
+}
+
 /// The content of a model call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) asked: &'a Asked,
+    /// The same for all sessions of a task and for no others: providers that route by a key of their
+    /// prompt caches get it.
+    pub(super) task: &'a str,
     /// In the form of the dialect.
     pub(super) tools: &'a RawValue,
     /// System texts, in order. Sessions of a task share them.
@@ -55,6 +83,8 @@ pub(super) struct Refusal {
     pub(super) kind: String,
     /// A narrower code than the type of the error.
     pub(super) code: Option<String>,
+    /// The status that its body tells, for errors in answers that began well.
+    pub(super) status: Option<u16>,
     pub(super) message: String,
 }
 
@@ -67,7 +97,7 @@ impl Refusal {
         heard: Option<LocalTime>,
     ) -> Failure {
         ProviderError {
-            status,
+            status: status.filter(|status| *status != 200).or(self.status),
             error_type: Some(self.kind.as_str()).filter(|kind| !kind.is_empty()),
             error_code: self.code.as_deref(),
             message: &self.message,

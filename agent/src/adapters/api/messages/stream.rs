@@ -11,7 +11,7 @@ use super::usage;
 
 mod events;
 
-use events::{BlockDelta, BlockStart, BlockStop, Delta, ErrorEvent, Event, MessageDelta, MessageStart};
+use events::{BlockDelta, BlockStart, BlockStop, Delta, ErrorEvent, Event, MessageDelta, MessageStart, Whole};
 
 /// Handles the data of one event.
 pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
@@ -52,6 +52,26 @@ pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
         Event::Error(ErrorEvent { error }) => Progress::Failed(Refusal::from(error).classify(None, None, None)),
         Event::Other => Progress::Ping,
     }
+}
+
+/// Reads a message that came without a stream.
+pub(super) fn whole(draft: &mut Draft, body: &[u8]) -> Option<Progress> {
+    let message: Whole = serde_json::from_slice(body).ok()?;
+    if message.kind != "message" {
+        return None;
+    }
+    draft.id = message.id;
+    draft.model = message.model;
+    draft.raw_stop = message.stop_reason;
+    usage::update(&mut draft.usage, &message.usage);
+    for (index, item) in (0..).zip(message.content) {
+        let open = OpenItem {
+            item,
+            ..OpenItem::default()
+        };
+        close(draft, index, open, true);
+    }
+    Some(Progress::Complete)
 }
 
 fn grow(draft: &mut Draft, index: u64, delta: Delta) -> Progress {

@@ -30,8 +30,10 @@ fn bytes(conversation: &Conversation) -> String {
     let plain = Asked {
         model: "m".to_owned(),
         max_output: NonZeroU32::new(10).unwrap(),
+        output_is_known: true,
         thinking: None,
         effort: None,
+        context: None,
     };
     asking(&plain, conversation)
 }
@@ -40,6 +42,7 @@ fn asking(asked: &Asked, conversation: &Conversation) -> String {
     let tools = (WIRE.tools)(&tools::definitions());
     let body = body(&Request {
         asked,
+        task: "t",
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
@@ -81,8 +84,10 @@ fn thinking_and_effort_are_where_the_provider_looks_for_them() {
     let asked = Asked {
         model: "m".to_owned(),
         max_output: NonZeroU32::new(128_000).unwrap(),
+        output_is_known: true,
         thinking: Some(Thinking::Adaptive),
         effort: Some(Effort::Xhigh),
+        context: None,
     };
     let body: Value = serde_json::from_str(&asking(&asked, &conversation)).unwrap();
     assert_eq!(body["thinking"], json!({"type": "adaptive"}));

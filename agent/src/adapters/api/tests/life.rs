@@ -36,8 +36,12 @@ async fn told(parts: Vec<String>, minutes: u32) -> (Result<Option<Failure>, Halt
     let caller = Caller {
         client: caller::client().unwrap(),
         wire: messages::CLAUDE.wire,
+        name: "claude-api".parse().unwrap(),
         url: String::new(),
-        key: String::new(),
+        headers: Vec::new(),
+        model: "m".to_owned(),
+        context: None,
+        free: false,
         idle: 10 * MINUTE,
         rules: CallRules {
             max_calls: 1,

@@ -163,7 +163,7 @@ impl Place {
         let mut config = AdapterConfig::new(AgentEnvironment::new(env), Runner::default());
         config.calls.backoff = Duration::from_millis(10);
         config.settings = toml::from_str(&format!("[claude-api]\nmax_turns = 4\n{}", self.settings)).unwrap();
-        ApiAdapter::new(&messages::CLAUDE, &config).unwrap()
+        ApiAdapter::new(instances(&config.settings).remove(0), &config).unwrap()
     }
 
     /// The adapter as an attempt has it.

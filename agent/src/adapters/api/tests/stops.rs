@@ -72,7 +72,7 @@ async fn whole_calls_are_run_whatever_the_model_stopped_for() {
 async fn the_calls_of_an_answer_that_was_refused_are_not_run() {
     let place = Place::new([Answer::Stream(message(&[write("t", "a")], "refusal"))]).await;
     let told = place.go().await;
-    assert_eq!(kind(&told.end), Some(FailureKind::InvalidRequest));
+    assert_eq!(kind(&told.end), Some(FailureKind::ModelRefused));
     assert!(!place.folder.path().join("tree/a").exists());
 }
 

@@ -32,6 +32,20 @@ pub(super) struct Start {
     pub(super) usage: Value,
 }
 
+/// A message without a stream.
+#[derive(Deserialize)]
+pub(super) struct Whole {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) id: String,
+    pub(super) model: String,
+    pub(super) content: Vec<Item>,
+    #[serde(default)]
+    pub(super) stop_reason: Option<String>,
+    #[serde(default)]
+    pub(super) usage: Value,
+}
+
 #[derive(Deserialize)]
 pub(super) struct BlockStart {
     pub(super) index: u64,
