@@ -1,13 +1,14 @@
 //! Token counts and prompt-cache accounting of the scripted model: deterministic, from bytes,
-//! after the provider's documented rules (exact prefix, entries at breakpoints only, minimum
-//! length by model, a look-up that walks back at most 20 blocks). It does not know HTTP.
+//! after the providers' documented rules: exact prefix and minimum length by model; for one provider
+//! entries at breakpoints only, and a look-up that walks back at most 20 blocks; for others every
+//! prefix. It does not know HTTP.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::request::{CacheTtl, Request};
+use crate::request::{CacheTtl, Caching, Request};
 
 /// Tokens of one call by billing class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +65,9 @@ impl PromptCache {
     pub(crate) fn look_up(&mut self, organisation: &str, request: &Request, now: Instant) -> Accounting {
         let prefixes = prefixes(organisation, request);
         let minimum = minimum_tokens(&request.model);
+        if let Caching::Implicit { writes } = request.caching {
+            return self.implicit(&prefixes, minimum, writes, now);
+        }
         let breakpoints: Vec<(usize, CacheTtl)> = request
             .segments
             .iter()
@@ -94,6 +98,25 @@ impl PromptCache {
             accounting.writes.push((prefix, ttl, now));
         }
         accounting.usage.input = prompt_tokens(request) - covered;
+        accounting
+    }
+
+    /// Accounts for a prompt whose every prefix is cached.
+    fn implicit(&mut self, prefixes: &[(Prefix, u64)], minimum: u64, writes: bool, now: Instant) -> Accounting {
+        let total = prefixes.last().map_or(0, |(_, tokens)| *tokens);
+        // The last segment is always computed: an answer follows from it.
+        let cacheable = &prefixes[..prefixes.len().saturating_sub(1)];
+        let long: Vec<&(Prefix, u64)> = cacheable.iter().filter(|(_, tokens)| *tokens >= minimum).collect();
+        let hit = long.iter().rev().find(|(prefix, _)| self.touch(prefix, now));
+        let mut accounting = Accounting::default();
+        accounting.usage.cache_read = hit.map_or(0, |(_, tokens)| *tokens);
+        let written = long.last().map_or(0, |(_, tokens)| *tokens) - accounting.usage.cache_read;
+        if writes {
+            accounting.usage.cache_write_5m = written;
+        }
+        accounting.usage.input = total - accounting.usage.cache_read - accounting.usage.cache_write_5m;
+        let entries = long.iter().map(|(prefix, _)| (*prefix, CacheTtl::OneHour, now));
+        accounting.writes = entries.collect();
         accounting
     }
 
@@ -148,7 +171,7 @@ fn prefixes(organisation: &str, request: &Request) -> Vec<(Prefix, u64)> {
 
 /// The shortest prefix that is cached; shorter ones are silently not.
 fn minimum_tokens(model: &str) -> u64 {
-    const TABLE: [(&str, u64); 12] = [
+    const TABLE: [(&str, u64); 14] = [
         ("claude-opus-4-7", 2048),
         ("claude-opus-4-5", 4096),
         ("claude-opus-4-6", 4096),
@@ -161,6 +184,8 @@ fn minimum_tokens(model: &str) -> u64 {
         ("claude-opus-4-8", 1024),
         ("claude-sonnet-5", 1024),
         ("claude-sonnet-4", 1024),
+        ("gemini-2", 2048),
+        ("gemini", 4096),
     ];
     TABLE
         .iter()
@@ -170,8 +195,6 @@ fn minimum_tokens(model: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use crate::request::Segment;
 
@@ -179,9 +202,6 @@ mod tests {
         Request {
             model: "claude-sonnet-5-5".to_owned(),
             stream: true,
-            turn: 0,
-            prompt: String::new(),
-            tools: HashSet::new(),
             segments: parts
                 .iter()
                 .enumerate()
@@ -190,6 +210,7 @@ mod tests {
                     breakpoint: *breakpoint,
                 })
                 .collect(),
+            ..Request::default()
         }
     }
 
@@ -279,5 +300,27 @@ mod tests {
         };
         assert_eq!(cache.look_up("o", &tail(19), now).usage.cache_read, 600);
         assert_eq!(cache.look_up("o", &tail(20), now).usage.cache_read, 0);
+    }
+
+    #[test]
+    fn without_breakpoints_every_long_prefix_is_cached() {
+        let mut cache = PromptCache::default();
+        let now = Instant::now();
+        let mut first = request(&[(1100, None), (100, None), (7, None)]);
+        first.model = "gpt-6.1-sol".to_owned();
+        for (writes, expected) in [(false, usage(1207, 0, 0, 0)), (true, usage(7, 1200, 0, 0))] {
+            first.caching = Caching::Implicit { writes };
+            assert_eq!(cache.look_up("o", &first, now).usage, expected);
+        }
+        let accounting = cache.look_up("o", &first, now);
+        cache.begin(&accounting);
+        let mut longer = request(&[(1100, None), (100, None), (7, None), (50, None), (3, None)]);
+        longer.model.clone_from(&first.model);
+        longer.caching = first.caching;
+        assert_eq!(cache.look_up("o", &longer, now).usage, usage(3, 57, 0, 1200));
+        let mut short = request(&[(1000, None), (5, None)]);
+        short.model.clone_from(&first.model);
+        short.caching = first.caching;
+        assert_eq!(cache.look_up("o", &short, now).usage, usage(1005, 0, 0, 0));
     }
 }

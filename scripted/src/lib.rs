@@ -1,15 +1,19 @@
-//! Model providers that follow scripts and enforce the rules of the real ones. The demo and the
-//! tests point `claude-api` and the real `claude` program at the Messages API here.
+//! Model providers that follow scripts and enforce the rules of the real ones: the Messages API, the
+//! Responses API and Gemini, all on one port. The demo and the tests point adapters and real programs
+//! here.
 //!
 //! ```text
-//! request -> request (rules) -> model: script, turn -> fault -> error, cut, hang
-//!                                                   -> reply -> cache accounting -> server: JSON | SSE
+//! request -> rules of its dialect -> model: script, turn -> fault -> error, cut, hang
+//!                                                        -> reply -> cache accounting -> server: JSON | SSE
 //! ```
 
 mod script;
 mod request;
 mod cache;
 mod reply;
+mod responses;
+mod gemini;
+mod dialect;
 mod model;
 mod server;
 

@@ -9,8 +9,8 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use crate::cache::{Accounting, CallUsage, PromptCache, prompt_tokens};
-use crate::reply::Message;
-use crate::request::{self, Endpoint, Request};
+use crate::dialect::{Dialect, Message};
+use crate::request::{Endpoint, Request};
 use crate::script::{ApiError, Block, Fault, Script};
 
 /// A request as it came, and what it was answered.
@@ -106,15 +106,17 @@ impl Model {
         let number = self.requests.len() as u64 + 1;
         let json = serde_json::from_slice(body).unwrap_or(Value::Null);
         let mut script = None;
-        let plan = authorize(&headers)
-            .and_then(|key| Ok((key, request::parse(&json, endpoint)?)))
-            .and_then(|(key, request)| match endpoint {
-                Endpoint::CountTokens => Ok(Plan::Count(prompt_tokens(&request))),
-                Endpoint::Messages => {
-                    let index = self.script_for(&request, &key)?;
-                    script = Some(self.scripts[index].name.clone());
-                    self.plan(number, index, &request, &key, now)
+        let dialect = endpoint.dialect();
+        let plan = dialect
+            .authorize(&headers)
+            .and_then(|key| Ok((key, endpoint.parse(&path, &json)?)))
+            .and_then(|(key, request)| {
+                if endpoint.counts() {
+                    return Ok(Plan::Count(prompt_tokens(&request)));
                 }
+                let index = self.script_for(&request, &key)?;
+                script = Some(self.scripts[index].name.clone());
+                self.plan(number, index, dialect, &request, &key, now)
             })
             .unwrap_or_else(Plan::Error);
         let answer = match &plan {
@@ -147,6 +149,7 @@ impl Model {
         &mut self,
         number: u64,
         index: usize,
+        dialect: Dialect,
         request: &Request,
         key: &str,
         now: Instant,
@@ -179,7 +182,7 @@ impl Model {
         }
         let accounting = self.cache.look_up(key, request, now);
         Ok(Plan::Reply {
-            message: Box::new(Message::new(number, &request.model, &turn.reply, accounting.usage)),
+            message: Box::new(dialect.message(number, request, &turn.reply, accounting.usage)),
             accounting,
             delay: turn.reply.delay,
             pace: turn.reply.pace,
@@ -187,19 +190,4 @@ impl Model {
             end,
         })
     }
-}
-
-/// The caller's key, if the headers are as the provider wants them.
-fn authorize(headers: &HeaderMap) -> Result<String, ApiError> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    let key = text("x-api-key").or(bearer).filter(|key| !key.is_empty());
-    let key = key.ok_or_else(|| ApiError::new(401, "authentication_error", "x-api-key header is required"))?;
-    if text("anthropic-version") != Some("2023-06-01") {
-        return Err(ApiError::invalid("anthropic-version: header is required"));
-    }
-    if !text("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
-        return Err(ApiError::invalid("content-type: must be application/json"));
-    }
-    Ok(key.to_owned())
 }

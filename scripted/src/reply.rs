@@ -1,4 +1,4 @@
-//! The provider's wire form of answers: the message object, the events of a stream, errors.
+//! The Messages API's wire form of answers: the message object, the events of a stream, errors.
 //! It builds JSON and bytes; when they are sent is the server's business.
 
 use bytes::Bytes;
@@ -182,7 +182,7 @@ fn unfold(block: &Value) -> (Value, Vec<Value>) {
 }
 
 /// Cuts a text at character borders into pieces of some tokens, at most about 64 of them.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn pieces(text: &str) -> impl Iterator<Item = &str> {
     let size = (text.len() / 64).max(24);
     let mut rest = text;
     std::iter::from_fn(move || {

@@ -1,7 +1,8 @@
-//! Reads a Messages API request and enforces the provider's documented rules on the way: what
-//! parses here, the provider would take. It does not know scripts, caches or HTTP.
+//! What every provider's request has, and the reader of the Messages API, which enforces the
+//! provider's documented rules on the way: what parses here, the provider would take. It does not
+//! know scripts, caches or HTTP.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -13,6 +14,14 @@ use crate::script::ApiError;
 pub(crate) enum Endpoint {
     Messages,
     CountTokens,
+    /// OpenAI's Responses API.
+    Responses,
+    /// Gemini's `generateContent`, or its `streamGenerateContent`.
+    Generate {
+        stream: bool,
+    },
+    /// Gemini's `countTokens`.
+    GeminiCount,
 }
 
 /// How long a cache entry lives.
@@ -29,17 +38,35 @@ pub(crate) struct Segment {
     pub(crate) breakpoint: Option<CacheTtl>,
 }
 
+/// How a provider caches prompts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// Prefixes that end with a breakpoint.
+    #[default]
+    Breakpoints,
+    /// Every prefix that is long enough.
+    Implicit {
+        /// Tokens written are a class of their own in the bill.
+        writes: bool,
+    },
+}
+
 /// A request that keeps the rules.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) model: String,
     pub(crate) stream: bool,
-    /// How many assistant messages it holds.
+    /// How many answers of the model it holds.
     pub(crate) turn: usize,
     /// The text of the system prompt and of all user messages.
     pub(crate) prompt: String,
     pub(crate) tools: HashSet<String>,
+    /// The namespaces of tools that have one.
+    pub(crate) namespaces: HashMap<String, String>,
     pub(crate) segments: Vec<Segment>,
+    pub(crate) caching: Caching,
+    /// Whether the caller wants what the model thought: its summary, or its sealed form.
+    pub(crate) wants_thoughts: bool,
 }
 
 const MAX_BREAKPOINTS: usize = 4;
@@ -104,6 +131,8 @@ pub(crate) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiErro
         prompt: reader.prompt,
         tools: reader.tools,
         segments: reader.segments,
+        wants_thoughts: true,
+        ..Request::default()
     })
 }
 
@@ -350,13 +379,13 @@ fn blocks(at: &str, content: Option<&Value>) -> Result<Vec<Map<String, Value>>, 
     }
 }
 
-fn object<'a>(at: &str, value: &'a Value) -> Result<&'a Map<String, Value>, ApiError> {
+pub(crate) fn object<'a>(at: &str, value: &'a Value) -> Result<&'a Map<String, Value>, ApiError> {
     value
         .as_object()
         .ok_or_else(|| ApiError::invalid(format!("{at}: Input should be an object")))
 }
 
-fn array<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a [Value], ApiError> {
+pub(crate) fn array<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a [Value], ApiError> {
     match value {
         None => Ok(&[]),
         Some(value) => value
@@ -366,7 +395,7 @@ fn array<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a [Value], ApiError
     }
 }
 
-fn string<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a str, ApiError> {
+pub(crate) fn string<'a>(at: &str, value: Option<&'a Value>) -> Result<&'a str, ApiError> {
     match value.and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(text),
         Some(_) => Err(ApiError::invalid(format!("{at}: must be non-empty"))),

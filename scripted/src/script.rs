@@ -138,7 +138,10 @@ impl From<Reply> for Turn {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     pub blocks: Vec<Block>,
-    /// Overrides the stop reason, which is otherwise `tool_use` or `end_turn`.
+    /// Overrides the stop reason, which is otherwise the provider's word for "called tools" or "done".
+    /// It is the provider's own word: `max_tokens`, or of an answer that is incomplete
+    /// `max_output_tokens`, or `MAX_TOKENS`. `refusal` is a refusal of the Responses API, and
+    /// `blocked` a prompt that Gemini does not answer.
     pub stop_reason: Option<String>,
     /// From the request to the begin of the response.
     pub delay: Duration,
@@ -168,6 +171,7 @@ pub enum Block {
     ToolUse {
         /// The tool's name as the request spells it.
         name: String,
+        /// An object; of a custom tool of the Responses API, which takes free text, a string.
         input: Value,
     },
 }
@@ -224,11 +228,15 @@ impl Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     pub status: u16,
-    /// `error.type`.
+    /// `error.type`. A Gemini error has the word of its status instead; only `API_KEY_INVALID` makes
+    /// a difference there.
     pub kind: String,
     /// `error.message`.
     pub message: String,
-    /// The `retry-after` header, in whole seconds.
+    /// `error.code` of the Responses API; the quota of a Gemini error, as
+    /// `GenerateRequestsPerDayPerProjectPerModel`.
+    pub code: Option<String>,
+    /// The `retry-after` header, in whole seconds; `RetryInfo` of a Gemini error.
     pub retry_after: Option<Duration>,
 }
 
@@ -240,8 +248,16 @@ impl ApiError {
             status,
             kind: kind.into(),
             message: message.into(),
+            code: None,
             retry_after: None,
         }
+    }
+
+    /// The error with a narrower code than its type.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.code = Some(code.into());
+        self
     }
 
     /// HTTP status 400, `invalid_request_error`.

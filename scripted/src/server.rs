@@ -14,12 +14,11 @@ use axum::routing::post;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::dialect::Dialect;
 use crate::model::{End, Model, Plan, Recorded};
-use crate::reply;
 use crate::request::Endpoint;
 use crate::script::{ApiError, Script};
 
@@ -46,6 +45,8 @@ impl ScriptedServer {
         let routes = Router::new()
             .route("/v1/messages", post(serve_message))
             .route("/v1/messages/count_tokens", post(serve_count))
+            .route("/v1/responses", post(serve_responses))
+            .route("/v1beta/models/{call}", post(serve_gemini))
             .fallback(serve_unknown)
             .with_state(Arc::clone(&model));
         let mut serving = JoinSet::new();
@@ -57,7 +58,8 @@ impl ScriptedServer {
         })
     }
 
-    /// The base URL, as in `ANTHROPIC_BASE_URL`.
+    /// The base URL, as in `ANTHROPIC_BASE_URL` and `GOOGLE_GEMINI_BASE_URL`; OpenAI's ends with a
+    /// `/v1` after it.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -91,23 +93,43 @@ async fn serve_count(state: State<Arc<Mutex<Model>>>, request: http::Request<Bod
     serve(state, request, Endpoint::CountTokens).await
 }
 
+async fn serve_responses(state: State<Arc<Mutex<Model>>>, request: http::Request<Body>) -> Response {
+    serve(state, request, Endpoint::Responses).await
+}
+
+async fn serve_gemini(state: State<Arc<Mutex<Model>>>, request: http::Request<Body>) -> Response {
+    let endpoint = match request.uri().path().rsplit(':').next() {
+        Some("generateContent") => Endpoint::Generate { stream: false },
+        Some("streamGenerateContent") => Endpoint::Generate { stream: true },
+        Some("countTokens") => Endpoint::GeminiCount,
+        Some(_) | None => return serve_unknown().await,
+    };
+    serve(state, request, endpoint).await
+}
+
 async fn serve_unknown() -> Response {
-    respond_error(&ApiError::new(404, "not_found_error", "Not found"), 0)
+    respond_error(
+        Dialect::Messages,
+        &ApiError::new(404, "not_found_error", "Not found"),
+        0,
+    )
 }
 
 async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Body>, endpoint: Endpoint) -> Response {
     let now = Instant::now();
+    let dialect = endpoint.dialect();
     let (head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
         return respond_error(
+            dialect,
             &ApiError::new(413, "request_too_large", "Request exceeds the maximum size"),
             0,
         );
     };
     let (number, plan) = lock(&model).take(head.uri.to_string(), head.headers, &body, endpoint, now);
     match plan {
-        Plan::Error(error) => respond_error(&error, number),
-        Plan::Count(count) => respond(StatusCode::OK, number, JSON, json!({"input_tokens": count}).to_string()),
+        Plan::Error(error) => respond_error(dialect, &error, number),
+        Plan::Count(count) => respond(StatusCode::OK, number, JSON, dialect.count(count).to_string()),
         // The caller gives up at some point, and this future is dropped.
         Plan::Hang => std::future::pending().await,
         Plan::Reply {
@@ -121,7 +143,7 @@ async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Bo
             tokio::time::sleep(delay).await;
             lock(&model).begin(&accounting);
             if stream {
-                let frames = frames(message.events(), end);
+                let frames = frames(dialect, message.events(), end);
                 respond(StatusCode::OK, number, EVENTS, paced(frames, pace))
             } else {
                 let body = Bytes::from(message.body().to_string());
@@ -142,7 +164,7 @@ fn cut() -> io::Error {
     io::Error::other("the script cuts the connection here")
 }
 
-fn frames(events: Vec<Bytes>, end: End) -> Vec<io::Result<Bytes>> {
+fn frames(dialect: Dialect, events: Vec<Bytes>, end: End) -> Vec<io::Result<Bytes>> {
     let mut frames: Vec<io::Result<Bytes>> = events.into_iter().map(Ok).collect();
     match end {
         End::Whole => {}
@@ -152,7 +174,7 @@ fn frames(events: Vec<Bytes>, end: End) -> Vec<io::Result<Bytes>> {
         }
         End::ErrorAfter(count, error) => {
             frames.truncate(count);
-            frames.push(Ok(reply::error_event(&error)));
+            frames.push(Ok(dialect.error_event(&error)));
         }
     }
     frames
@@ -170,11 +192,12 @@ fn paced(frames: Vec<io::Result<Bytes>>, pace: Duration) -> Body {
     }))
 }
 
-fn respond_error(error: &ApiError, number: u64) -> Response {
+fn respond_error(dialect: Dialect, error: &ApiError, number: u64) -> Response {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let body = reply::error_body(error, &request_id(number)).to_string();
+    let body = dialect.error_body(error, &request_id(number)).to_string();
     let mut response = respond(status, number, JSON, body);
-    if let Some(after) = error.retry_after {
+    // Gemini says it in the body.
+    if let Some(after) = error.retry_after.filter(|_| dialect != Dialect::Gemini) {
         response
             .headers_mut()
             .insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));

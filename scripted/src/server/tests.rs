@@ -1,10 +1,10 @@
 //! The scripted server over HTTP, as an adapter uses it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::model::Answer;
-use crate::script::{Fault, Matcher, Turn};
+use crate::script::{Block, Fault, Matcher, Reply, Turn};
 
 const MODEL: &str = "claude-sonnet-5-5";
 
@@ -151,4 +151,123 @@ async fn the_first_call_writes_the_cache_and_the_next_one_reads_it() {
     let counted: Value = counted.send().await.unwrap().json().await.unwrap();
     let total = written + first["usage"]["input_tokens"].as_u64().unwrap();
     assert_eq!(counted["input_tokens"], total);
+}
+
+/// Asks the Responses API.
+async fn respond_to(server: &ScriptedServer, body: &Value) -> reqwest::Response {
+    let url = format!("{}/v1/responses", server.url());
+    client().post(url).bearer_auth("k").json(body).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_conversation_over_the_responses_api_follows_its_script() {
+    let call = Reply::new([
+        Block::Thinking("hm".to_owned()),
+        Block::tool("bash", json!({"command": "true"})),
+        Block::tool("exec", Value::from("text('x')")),
+    ]);
+    let server = server([
+        call.into(),
+        Turn::say("done").after(Fault::ErrorEvent {
+            after_events: 2,
+            error: ApiError::new(503, "server_error", "busy").with_code("server_is_overloaded"),
+        }),
+    ])
+    .await;
+    let mut body = json!({
+        "model": MODEL, "store": false, "include": ["reasoning.encrypted_content"],
+        "input": [{"role": "user", "content": "please do it"}],
+        "tools": [{"type": "function", "name": "bash", "parameters": {"type": "object"}}, {"type": "custom", "name": "exec"}],
+    });
+    let first: Value = respond_to(&server, &body).await.json().await.unwrap();
+    let items = first["output"].as_array().unwrap();
+    assert_eq!(items.len(), 3, "{first}");
+    let input = body["input"].as_array_mut().unwrap();
+    input.extend(items.iter().cloned());
+    for (item, kind) in [(1, "function_call_output"), (2, "custom_tool_call_output")] {
+        input.push(json!({"type": kind, "call_id": items[item]["call_id"], "output": "ok"}));
+    }
+    body["stream"] = json!(true);
+    let failed = respond_to(&server, &body).await.text().await.unwrap();
+    assert!(
+        failed.contains("event: response.failed") && failed.contains("server_is_overloaded"),
+        "{failed}"
+    );
+    let second = respond_to(&server, &body).await.text().await.unwrap();
+    assert!(
+        second.contains("\"text\":\"done\"") && second.contains("event: response.completed"),
+        "{second}"
+    );
+    let usage = &first["usage"];
+    let Answer::Reply(ledger) = server.requests()[0].answer else {
+        panic!("not answered");
+    };
+    assert_eq!(usage["input_tokens"], ledger.input);
+    assert_eq!(usage["output_tokens_details"]["reasoning_tokens"], ledger.reasoning);
+    body["input"][1]["encrypted_content"] = json!("other");
+    let refused = respond_to(&server, &body).await;
+    assert_eq!(refused.status(), 400);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"]["code"], "invalid_encrypted_content");
+    let keyless = client().post(format!("{}/v1/responses", server.url())).json(&body);
+    assert_eq!(keyless.send().await.unwrap().status(), 401);
+}
+
+#[tokio::test]
+async fn a_conversation_with_gemini_follows_its_script() {
+    let model = "gemini-3.8-flash";
+    let call = Reply::new([
+        Block::Thinking("hm".to_owned()),
+        Block::tool("bash", json!({"command": "true"})),
+    ]);
+    let limited = Fault::Error(ApiError {
+        retry_after: Some(Duration::from_secs(3)),
+        ..ApiError::new(429, "RESOURCE_EXHAUSTED", "too many").with_code("GenerateRequestsPerMinute")
+    });
+    let turns = [call.into(), Turn::say("done and well").after(limited)];
+    let server = ScriptedServer::start(vec![Script::new("s", Matcher::model(model), turns)])
+        .await
+        .unwrap();
+    let ask = async |method: &str, body: &Value| {
+        let url = format!("{}/v1beta/models/{model}:{method}", server.url());
+        client()
+            .post(url)
+            .header("x-goog-api-key", "k")
+            .json(body)
+            .send()
+            .await
+            .unwrap()
+    };
+    let mut body = json!({
+        "contents": [{"role": "user", "parts": [{"text": "please do it"}]}],
+        "tools": [{"functionDeclarations": [{"name": "bash", "parametersJsonSchema": {"type": "object"}}]}],
+    });
+    let counted: Value = ask("countTokens", &body).await.json().await.unwrap();
+    let first: Value = ask("generateContent", &body).await.json().await.unwrap();
+    assert_eq!(first["usageMetadata"]["promptTokenCount"], counted["totalTokens"]);
+    let said = first["candidates"][0]["content"].clone();
+    assert_eq!(
+        said["parts"].as_array().unwrap().len(),
+        1,
+        "the thought was not asked for"
+    );
+    let id = &said["parts"][0]["functionCall"]["id"];
+    let answer = json!({"functionResponse": {"id": id, "name": "bash", "response": {"output": "ok"}}});
+    let answered = json!({"role": "user", "parts": [answer]});
+    body["contents"].as_array_mut().unwrap().extend([said, answered]);
+    let limited: Value = ask("streamGenerateContent?alt=sse", &body).await.json().await.unwrap();
+    assert_eq!(limited["error"]["status"], "RESOURCE_EXHAUSTED");
+    assert_eq!(limited["error"]["details"][1]["retryDelay"], "3s");
+    let second = ask("streamGenerateContent?alt=sse", &body).await.text().await.unwrap();
+    assert!(
+        second.contains("\"finishReason\":\"STOP\"") && second.contains("\"text\":\"\""),
+        "{second}"
+    );
+    let Answer::Reply(ledger) = server.requests()[1].answer else {
+        panic!("not answered");
+    };
+    let usage = &first["usageMetadata"];
+    assert_eq!(usage["candidatesTokenCount"], ledger.output - ledger.reasoning);
+    assert_eq!(usage["thoughtsTokenCount"], ledger.reasoning);
+    assert_eq!(ask("embedContent", &body).await.status(), 404);
 }
