@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use crate::cache::CallUsage;
 use crate::request::{Endpoint, Request};
 use crate::script::{ApiError, Reply};
-use crate::{gemini, reply, request, responses};
+use crate::{chat, gemini, ollama, reply, request, responses};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {
     Messages,
     Responses,
     Gemini,
+    Chat,
+    Ollama,
 }
 
 impl Endpoint {
@@ -23,6 +25,8 @@ impl Endpoint {
             Self::Messages | Self::CountTokens => Dialect::Messages,
             Self::Responses => Dialect::Responses,
             Self::Generate { .. } | Self::GeminiCount => Dialect::Gemini,
+            Self::Chat => Dialect::Chat,
+            Self::Ollama => Dialect::Ollama,
         }
     }
 
@@ -36,6 +40,8 @@ impl Endpoint {
             Dialect::Messages => request::parse(body, self),
             Dialect::Responses => responses::parse(body),
             Dialect::Gemini => gemini::parse(path, body, self),
+            Dialect::Chat => chat::parse(body),
+            Dialect::Ollama => ollama::parse(body),
         }
     }
 }
@@ -50,7 +56,9 @@ impl Dialect {
                 text("x-api-key").or(bearer),
                 ApiError::new(401, "authentication_error", "x-api-key header is required"),
             ),
-            Self::Responses => (
+            // A server of one's own asks for no key.
+            Self::Ollama => return Ok(bearer.unwrap_or_default().to_owned()),
+            Self::Responses | Self::Chat => (
                 bearer,
                 ApiError::new(401, "invalid_request_error", "You didn't provide an API key."),
             ),
@@ -75,6 +83,21 @@ impl Dialect {
             Self::Messages => Message::Messages(reply::Message::new(number, &request.model, reply, usage)),
             Self::Responses => Message::Responses(responses::reply::Response::new(number, request, reply, usage)),
             Self::Gemini => Message::Gemini(gemini::reply::Generated::new(number, request, reply, usage)),
+            Self::Chat => {
+                let message = reply::Message::new(number, &request.model, reply, usage);
+                Message::Chat(message, request.wants_counts)
+            }
+            Self::Ollama => Message::Ollama(reply::Message::new(number, &request.model, reply, usage)),
+        }
+    }
+
+    /// What is said of a model that no script is of.
+    pub(crate) fn no_model(self, model: &str) -> ApiError {
+        match self {
+            Self::Ollama => ollama::no_model(model),
+            Self::Messages | Self::Responses | Self::Gemini | Self::Chat => {
+                ApiError::invalid(format!("no script answers this request for model {model}"))
+            }
         }
     }
 
@@ -84,6 +107,8 @@ impl Dialect {
             Self::Messages => reply::error_body(error, request_id),
             Self::Responses => responses::reply::error_body(error),
             Self::Gemini => gemini::reply::error_body(error),
+            Self::Chat => chat::error_body(error),
+            Self::Ollama => ollama::error_body(error),
         }
     }
 
@@ -93,13 +118,15 @@ impl Dialect {
             Self::Messages => reply::error_event(error),
             Self::Responses => responses::reply::error_event(error),
             Self::Gemini => gemini::reply::error_event(error),
+            Self::Chat => chat::error_event(error),
+            Self::Ollama => ollama::error_event(error),
         }
     }
 
     /// The answer to a request that counts tokens.
     pub(crate) fn count(self, count: u64) -> Value {
         match self {
-            Self::Messages | Self::Responses => json!({"input_tokens": count}),
+            Self::Messages | Self::Responses | Self::Chat | Self::Ollama => json!({"input_tokens": count}),
             Self::Gemini => json!({"totalTokens": count}),
         }
     }
@@ -111,13 +138,16 @@ pub(crate) enum Message {
     Messages(reply::Message),
     Responses(responses::reply::Response),
     Gemini(gemini::reply::Generated),
+    /// And whether its stream ends with counts.
+    Chat(reply::Message, bool),
+    Ollama(reply::Message),
 }
 
 impl Message {
     /// What the call costs in all.
     pub(crate) fn usage(&self) -> CallUsage {
         match self {
-            Self::Messages(message) => message.usage(),
+            Self::Messages(message) | Self::Chat(message, _) | Self::Ollama(message) => message.usage(),
             Self::Responses(response) => response.usage(),
             Self::Gemini(generated) => generated.usage(),
         }
@@ -129,6 +159,8 @@ impl Message {
             Self::Messages(message) => message.body(),
             Self::Responses(response) => response.body(),
             Self::Gemini(generated) => generated.body(),
+            Self::Chat(message, _) => chat::body(message),
+            Self::Ollama(message) => ollama::body(message),
         }
     }
 
@@ -138,6 +170,8 @@ impl Message {
             Self::Messages(message) => message.events(),
             Self::Responses(response) => response.events(),
             Self::Gemini(generated) => generated.events(),
+            Self::Chat(message, counts) => chat::events(message, *counts),
+            Self::Ollama(message) => ollama::events(message),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Model providers that follow scripts and enforce the rules of the real ones: the Messages API, the
-//! Responses API and Gemini, all on one port. The demo and the tests point adapters and real programs
+//! Responses API, Gemini, chat completions and Ollama's own API, all on one port. The demo and the tests point adapters and real programs
 //! here.
 //!
 //! ```text
@@ -13,6 +13,8 @@ mod cache;
 mod reply;
 mod responses;
 mod gemini;
+mod chat;
+mod ollama;
 mod dialect;
 mod model;
 mod server;

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::cache::{Accounting, CallUsage, PromptCache, prompt_tokens};
 use crate::dialect::{Dialect, Message};
+use crate::ollama;
 use crate::request::{Endpoint, Request};
 use crate::script::{ApiError, Block, Fault, Script};
 
@@ -114,7 +115,7 @@ impl Model {
                 if endpoint.counts() {
                     return Ok(Plan::Count(prompt_tokens(&request)));
                 }
-                let index = self.script_for(&request, &key)?;
+                let index = self.script_for(&request, &key, dialect)?;
                 script = Some(self.scripts[index].name.clone());
                 self.plan(number, index, dialect, &request, &key, now)
             })
@@ -138,11 +139,11 @@ impl Model {
         (number, plan)
     }
 
-    fn script_for(&self, request: &Request, key: &str) -> Result<usize, ApiError> {
+    fn script_for(&self, request: &Request, key: &str, dialect: Dialect) -> Result<usize, ApiError> {
         self.scripts
             .iter()
             .position(|script| script.matcher.matches(&request.model, &request.prompt, key))
-            .ok_or_else(|| ApiError::invalid(format!("no script answers this request for model {}", request.model)))
+            .ok_or_else(|| dialect.no_model(&request.model))
     }
 
     fn plan(
@@ -180,7 +181,10 @@ impl Model {
                 )));
             }
         }
-        let accounting = self.cache.look_up(key, request, now);
+        let mut accounting = self.cache.look_up(key, request, now);
+        if let Some(room) = request.room {
+            accounting.usage.input = ollama::fitted(accounting.usage.input, room)?;
+        }
         Ok(Plan::Reply {
             message: Box::new(dialect.message(number, request, &turn.reply, accounting.usage)),
             accounting,

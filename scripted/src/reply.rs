@@ -59,6 +59,23 @@ impl Message {
         self.usage
     }
 
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The parts of the answer.
+    pub(crate) fn blocks(&self) -> &[Value] {
+        &self.blocks
+    }
+
+    pub(crate) fn stop_reason(&self) -> &str {
+        &self.stop_reason
+    }
+
     /// The body of a response without streaming.
     pub(crate) fn body(&self) -> Value {
         self.envelope(

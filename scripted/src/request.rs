@@ -22,6 +22,18 @@ pub(crate) enum Endpoint {
     },
     /// Gemini's `countTokens`.
     GeminiCount,
+    /// Chat completions.
+    Chat,
+    /// Ollama's own chat.
+    Ollama,
+}
+
+/// The room that a prompt has, and what becomes of one that is too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) tokens: u64,
+    /// False: it is refused.
+    pub(crate) cuts: bool,
 }
 
 /// How long a cache entry lives.
@@ -67,6 +79,10 @@ pub(crate) struct Request {
     pub(crate) caching: Caching,
     /// Whether the caller wants what the model thought: its summary, or its sealed form.
     pub(crate) wants_thoughts: bool,
+    /// Whether a stream of chat completions ends with counts of tokens.
+    pub(crate) wants_counts: bool,
+    /// `None`: what the model has.
+    pub(crate) room: Option<Room>,
 }
 
 const MAX_BREAKPOINTS: usize = 4;

@@ -46,6 +46,8 @@ impl ScriptedServer {
             .route("/v1/messages", post(serve_message))
             .route("/v1/messages/count_tokens", post(serve_count))
             .route("/v1/responses", post(serve_responses))
+            .route("/v1/chat/completions", post(serve_chat))
+            .route("/api/chat", post(serve_ollama))
             .route("/v1beta/models/{call}", post(serve_gemini))
             .fallback(serve_unknown)
             .with_state(Arc::clone(&model));
@@ -97,6 +99,14 @@ async fn serve_responses(state: State<Arc<Mutex<Model>>>, request: http::Request
     serve(state, request, Endpoint::Responses).await
 }
 
+async fn serve_chat(state: State<Arc<Mutex<Model>>>, request: http::Request<Body>) -> Response {
+    serve(state, request, Endpoint::Chat).await
+}
+
+async fn serve_ollama(state: State<Arc<Mutex<Model>>>, request: http::Request<Body>) -> Response {
+    serve(state, request, Endpoint::Ollama).await
+}
+
 async fn serve_gemini(state: State<Arc<Mutex<Model>>>, request: http::Request<Body>) -> Response {
     let endpoint = match request.uri().path().rsplit(':').next() {
         Some("generateContent") => Endpoint::Generate { stream: false },
@@ -144,7 +154,8 @@ async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Bo
             lock(&model).begin(&accounting);
             if stream {
                 let frames = frames(dialect, message.events(), end);
-                respond(StatusCode::OK, number, EVENTS, paced(frames, pace))
+                let kind = if dialect == Dialect::Ollama { LINES } else { EVENTS };
+                respond(StatusCode::OK, number, kind, paced(frames, pace))
             } else {
                 let body = Bytes::from(message.body().to_string());
                 let frames = match end {
@@ -158,6 +169,7 @@ async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Bo
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
 fn cut() -> io::Error {

@@ -271,3 +271,73 @@ async fn a_conversation_with_gemini_follows_its_script() {
     assert_eq!(usage["thoughtsTokenCount"], ledger.reasoning);
     assert_eq!(ask("embedContent", &body).await.status(), 404);
 }
+
+/// The data of a stream's events, `[DONE]` left out.
+fn data(text: &str) -> Vec<Value> {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    data.filter_map(|data| serde_json::from_str(data).ok()).collect()
+}
+
+#[tokio::test]
+async fn the_same_script_is_followed_in_every_api() {
+    let server = server([Turn::call("bash", json!({"command": "true"})), Turn::say("done")]).await;
+    let parameters = json!({"type": "object"});
+    let tools = json!([{"type": "function", "function": {"name": "bash", "parameters": parameters}}]);
+    let body = json!({"model": MODEL, "stream": true, "messages": opening(), "tools": tools});
+
+    let mut chat = body.clone();
+    chat["stream_options"] = json!({"include_usage": true});
+    let url = format!("{}/v1/chat/completions", server.url());
+    let refused = client().post(&url).json(&chat).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let answer = client().post(&url).bearer_auth("k").json(&chat).send().await.unwrap();
+    let answer = answer.text().await.unwrap();
+    assert!(answer.ends_with("data: [DONE]\n\n"), "{answer}");
+    let chunks = data(&answer);
+    let usage = &chunks.last().unwrap()["usage"];
+    let reason = &chunks[chunks.len() - 2]["choices"][0]["finish_reason"];
+    assert_eq!(reason, "tool_calls");
+
+    let answer = client()
+        .post(format!("{}/api/chat", server.url()))
+        .json(&body)
+        .send()
+        .await
+        .unwrap();
+    let lines: Vec<Value> = answer
+        .text()
+        .await
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines[0]["message"]["tool_calls"][0]["function"]["arguments"]["command"],
+        "true"
+    );
+    let last = lines.last().unwrap();
+    assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("stop")));
+
+    let ledger = server.requests();
+    let replies: Vec<_> = ledger
+        .iter()
+        .filter_map(|request| match &request.answer {
+            Answer::Reply(usage) => Some(*usage),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(usage["prompt_tokens"], json!(replies[0].input));
+    assert_eq!(usage["completion_tokens"], json!(replies[0].output));
+    assert_eq!(last["prompt_eval_count"], json!(replies[1].input));
+
+    let mut other = body.clone();
+    other["model"] = json!("other");
+    let answer = client()
+        .post(format!("{}/api/chat", server.url()))
+        .json(&other)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 404);
+    assert!(answer.text().await.unwrap().contains("try pulling it first"));
+}
