@@ -70,7 +70,11 @@ impl ProviderError<'_> {
                 None => by_type.unwrap_or(FailureKind::Unknown),
             },
             (None, Some(FailureKind::InvalidRequest)) if self.too_long() => FailureKind::ContextOverflow,
-            (None, by_type) => by_type.unwrap_or(FailureKind::Unknown),
+            // An error in a stream that tells no kind has words at least.
+            (None, None) => FailureTable::builtin()
+                .kind("", self.message)
+                .unwrap_or(FailureKind::Unknown),
+            (None, Some(kind)) => kind,
         }
     }
 
@@ -130,10 +134,10 @@ fn kind_of_type(error_type: &str) -> Option<FailureKind> {
         "billing_error" => FailureKind::QuotaExhausted,
         "invalid_request_error" | "not_found_error" | "conflict_error" => FailureKind::InvalidRequest,
         "request_too_large" => FailureKind::ContextOverflow,
-        "rate_limit_error" => FailureKind::RateLimited,
-        "overloaded_error" => FailureKind::Overloaded,
+        "rate_limit_error" | "rate_limit_exceeded" => FailureKind::RateLimited,
+        "overloaded_error" | "unavailable_error" => FailureKind::Overloaded,
         "timeout_error" => FailureKind::Timeout,
-        "api_error" => FailureKind::Network,
+        "api_error" | "server_error" | "internal_server_error" => FailureKind::Network,
         _ => return None,
     })
 }

@@ -81,6 +81,7 @@ const PROVIDERS: &[&str] = &[
     "DEEPSEEK_",
     "GROQ_",
     "XAI_",
+    "OLLAMA_",
     "OPENCODE_",
     "AMP_API_KEY",
     "CURSOR_",
