@@ -1,6 +1,6 @@
 //! Chat completions: the rules of a request that OpenAI and strict servers of the same form enforce,
-//! and the wire form of answers. What parses here, they would take. `deepseek-` models want their
-//! thoughts back with calls, and no others do.
+//! and the wire form of answers. What parses here, they would take. Thoughts come back
+//! with calls and without them they do not; `deepseek-` models refuse calls without theirs.
 
 use std::collections::HashSet;
 
@@ -181,18 +181,15 @@ impl Reader {
             )));
         }
         let thoughts = message.get("reasoning_content").and_then(Value::as_str);
-        match (self.thoughtful && !calls.is_empty(), thoughts) {
-            (true, None) => {
-                return Err(ApiError::invalid(
-                    "Missing `reasoning_content` field in the assistant message",
-                ));
-            }
-            (false, Some(_)) => {
-                return Err(ApiError::invalid(format!(
-                    "{at}: property 'reasoning_content' is unsupported here"
-                )));
-            }
-            (true, Some(_)) | (false, None) => {}
+        if self.thoughtful && !calls.is_empty() && thoughts.is_none() {
+            return Err(ApiError::invalid(
+                "Missing `reasoning_content` field in the assistant message",
+            ));
+        }
+        if calls.is_empty() && thoughts.is_some() {
+            return Err(ApiError::invalid(format!(
+                "{at}: property 'reasoning_content' is unsupported here"
+            )));
         }
         for call in calls {
             let call = object(at, call)?;
@@ -424,7 +421,7 @@ mod tests {
                 "'cache_control'",
             ),
             (
-                |body| body["messages"][2]["reasoning_content"] = json!("hm"),
+                |body| body["messages"][2] = json!({"role": "assistant", "content": "x", "reasoning_content": "hm"}),
                 "unsupported here",
             ),
             (

@@ -18,6 +18,8 @@ mod wire;
 mod turns;
 mod provider;
 pub(super) mod messages;
+mod chat;
+mod ollama;
 mod caller;
 mod session;
 
@@ -47,7 +49,7 @@ use halt::Halt;
 use session::Session;
 use turns::Conversation;
 
-pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE];
+pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE, chat::CHAT, ollama::OLLAMA];
 
 /// The first system text. It is the same for every session of a task, so it names no model, session
 /// or machine.
@@ -84,6 +86,9 @@ impl Default for CallRules {
 
 /// The default number of sessions at once: they wait for the provider nearly all the time.
 const SLOTS: u32 = 32;
+
+/// How long a server is waited for that is asked whether it runs.
+const PROBE: Duration = Duration::from_secs(2);
 
 /// The default maximum of turns of an attempt.
 const TURNS: NonZeroU32 = const { NonZeroU32::new(200).unwrap() };
@@ -193,6 +198,7 @@ impl ApiAdapter {
             url: format!("{}{}", self.base_url, (provider.wire.path)(model)),
             headers: own.chain(set).collect(),
             free: self.instance.settings.free.unwrap_or_else(|| (provider.free)(model)),
+            seller: self.instance.seller(&self.base_url),
             model: model.to_owned(),
             context: self.instance.settings.context,
             idle,
@@ -263,6 +269,24 @@ impl ApiAdapter {
     }
 }
 
+impl ApiAdapter {
+    /// Asks whether its server runs, where that is not the provider's business.
+    async fn look(&self) -> Result<(), String> {
+        let probe = self.instance.provider.probe;
+        let Some(path) = probe.filter(|_| self.lacks.is_none()) else {
+            return Ok(());
+        };
+        let (url, wire) = (&self.base_url, self.instance.provider.wire);
+        let request = self.client.get(format!("{url}{path}")).timeout(PROBE).send();
+        let failure = match request.await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => Failure::new(FailureKind::Network, format!("HTTP {}", answer.status())),
+            Err(error) => (wire.advice)(caller::network(&error), ""),
+        };
+        Err(format!("no answer at {url}: {}", failure.message))
+    }
+}
+
 impl Adapter for ApiAdapter {
     fn info(&self) -> AdapterInfo {
         AdapterInfo {
@@ -287,6 +311,10 @@ impl Adapter for ApiAdapter {
 
     fn tells_steps(&self) -> bool {
         true
+    }
+
+    fn answers(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.look())
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {

@@ -283,6 +283,14 @@ pub trait Adapter: Send + Sync {
         Box::pin(async { Ok(Admission::default()) })
     }
 
+    /// Asks what it calls whether it is there, for people who look at their machine.
+    ///
+    /// # Errors
+    /// When it is not: the reason for people, and what to do.
+    fn answers(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Returns when nothing of a login is half written.
     fn settled(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})

@@ -154,6 +154,53 @@ mod tests {
     }
 
     #[test]
+    fn a_section_with_a_kind_is_an_adapter_of_its_own() {
+        let read = |text| toml::from_str::<AdapterSettings>(text).map_err(|error| error.to_string());
+        let all = read(
+            "[vllm]\nkind = 'openai-chat'\nbase_url = 'http://gpu/v1/'\nkey_variable = 'VLLM_KEY'\nfree = true\n\
+             headers = { 'X-Team' = 'blue' }\n[ollama]\nkind = 'ollama'\ncontext = 65536\n[claude-api]\nmax_turns = 1",
+        )
+        .unwrap();
+        let own: Vec<_> = all.own().collect();
+        assert_eq!(own.len(), 1);
+        let (name, settings) = own[0];
+        assert_eq!(
+            (name, settings.kind.as_deref(), settings.free),
+            ("vllm", Some("openai-chat"), Some(true))
+        );
+        assert_eq!(settings.base_url.as_ref().map(BaseUrl::as_str), Some("http://gpu/v1"));
+        let header = settings.headers.iter().next().unwrap();
+        assert_eq!((header.0.as_str(), header.1.as_str()), ("X-Team", "blue"));
+
+        // A section of another kind has nothing that this one lacks.
+        let other = read("[vllm]\nkind = 'claude-api'\nmax_turns = 3").unwrap();
+        assert_eq!(other.clone().or(&all).of("vllm"), other.of("vllm"));
+
+        for (wrong, words) in [
+            ("[vllm]\nfree = true", "unknown field `vllm`"),
+            ("[vllm]\nkind = 'openai'\nkind2 = 1", "kind2"),
+            ("[vllm]\nkind = 'vllm'", "kind of [adapter.vllm] is one of claude-api, "),
+            (
+                "[ollama]\nkind = 'openai-chat'",
+                "[adapter.ollama] is the built-in adapter",
+            ),
+            ("[\"Big One\"]\nkind = 'ollama'", "an adapter name"),
+            (
+                "[vllm]\nkind = 'openai-chat'\ncontext = 5",
+                "context is a setting of ollama",
+            ),
+            ("[ollama]\ncontext = 0", "context"),
+            (
+                "[ollama]\nheaders = { 'a b' = 'c' }",
+                "names and values that HTTP allows",
+            ),
+        ] {
+            let said = read(wrong).unwrap_err();
+            assert!(said.contains(words), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_key_and_what_can_be() {
         for (wrong, words) in [
             ("max_turns = 0", &["max_turns", "nonzero"][..]),

@@ -68,6 +68,8 @@ pub(super) struct Caller {
     pub(super) context: Option<NonZeroU32>,
     /// True when calls cost nothing.
     pub(super) free: bool,
+    /// What stands before the model's name where its price is looked up.
+    pub(super) seller: Option<AdapterName>,
     /// The session's idle limit, which the watchdog keeps: a provider that sends nothing at all is
     /// its business. Pings are life to the watchdog, so their limit is a multiple of this.
     pub(super) idle: Duration,
@@ -325,6 +327,19 @@ impl Caller {
         refusal.classify(Some(status), asked, Some(heard))
     }
 
+    /// The model as it is priced.
+    fn priced(&self, draft: &Draft) -> String {
+        let model = if draft.model.is_empty() {
+            &self.model
+        } else {
+            &draft.model
+        };
+        match &self.seller {
+            None => model.clone(),
+            Some(seller) => format!("{seller}/{model}"),
+        }
+    }
+
     /// Reports the cost of an answer as far as it was received: the provider bills cut and abandoned
     /// answers too. One without a count has used nobody knows how much, which is not nothing. Only a
     /// whole answer calls tools.
@@ -335,12 +350,7 @@ impl Caller {
         let calls = draft.calls.values().filter(|_| whole);
         let told = !draft.usage.is_zero();
         let usage = EventBody::UsageRecorded {
-            model: if draft.model.is_empty() {
-                &self.model
-            } else {
-                &draft.model
-            }
-            .clone(),
+            model: self.priced(draft),
             usage: if told { draft.usage } else { Usage::UNKNOWN },
             reported: self.free.then_some(PicoUsd(0)),
             metered: true,
@@ -369,7 +379,7 @@ fn only_pings(silence: Duration) -> Failure {
 }
 
 /// A failure before there was an answer. The URL is left out: it is in the configuration.
-fn network(error: &reqwest::Error) -> Failure {
+pub(super) fn network(error: &reqwest::Error) -> Failure {
     let words: Vec<_> = causes(error).skip(1).map(ToString::to_string).collect();
     let words = format!("the provider cannot be reached: {}", words.join(": "));
     let kind = if error.is_timeout() {

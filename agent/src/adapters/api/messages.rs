@@ -33,6 +33,8 @@ pub(super) const CLAUDE: Provider = Provider {
     program: None,
     model: Some("claude-sonnet-5-5"),
     free: never_free,
+    sellers: None,
+    probe: None,
     wire: &WIRE,
 };
 

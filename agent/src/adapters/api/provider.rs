@@ -26,6 +26,11 @@ pub(in crate::adapters) struct Provider {
     pub(super) model: Option<&'static str>,
     /// True when its calls cost nothing.
     pub(super) free: fn(model: &str) -> bool,
+    /// The hosts whose prices are those of the price table, when servers of many makers have models of
+    /// the same names; `None`: whatever answers, its models have the table's prices.
+    pub(super) sellers: Option<&'static [&'static str]>,
+    /// A path that every server answers, where one may not be running.
+    pub(super) probe: Option<&'static str>,
     pub(super) wire: &'static Wire,
 }
 
@@ -125,6 +130,15 @@ impl Instance {
         let set = self.set_base_url(config);
         let url = set.as_deref().unwrap_or(self.provider.base_url);
         url.trim_end_matches('/').to_owned()
+    }
+
+    /// What stands before a model's name where its price is looked up: nobody knows what the server
+    /// at another address takes for it, unless a person's own table says so. `None`: nothing.
+    pub(super) fn seller(&self, base_url: &str) -> Option<AdapterName> {
+        let sellers = self.provider.sellers?;
+        let url = reqwest::Url::parse(base_url).ok()?;
+        let known = url.host_str().is_some_and(|host| sellers.contains(&host));
+        (!known).then(|| self.name.clone())
     }
 
     /// Why it cannot be used on this machine, and what to do; `None`: it can.

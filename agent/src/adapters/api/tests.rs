@@ -14,10 +14,33 @@ use crate::adapters::steps::Steps;
 
 mod goes_on;
 mod life;
+mod no_stream;
+mod servers;
+mod splits;
 mod stops;
 pub(crate) mod provider;
 
 use provider::{Answer, Place, error, message, says, tool};
+
+/// What calls a provider of this dialect.
+fn caller_of(wire: &'static wire::Wire, idle: Duration) -> Caller {
+    Caller {
+        client: caller::client().unwrap(),
+        wire,
+        name: "some".parse().unwrap(),
+        url: String::new(),
+        headers: Vec::new(),
+        model: "m".to_owned(),
+        context: None,
+        free: false,
+        seller: None,
+        idle,
+        rules: CallRules {
+            max_calls: 1,
+            backoff: Duration::ZERO,
+        },
+    }
+}
 
 fn kind(end: &AdapterEnd) -> Option<FailureKind> {
     match end {

@@ -33,21 +33,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Reads an answer of which one part comes each so many minutes, and counts what is told
 /// meanwhile. The idle limit is ten minutes.
 async fn told(parts: Vec<String>, minutes: u32) -> (Result<Option<Failure>, Halt>, usize) {
-    let caller = Caller {
-        client: caller::client().unwrap(),
-        wire: messages::CLAUDE.wire,
-        name: "claude-api".parse().unwrap(),
-        url: String::new(),
-        headers: Vec::new(),
-        model: "m".to_owned(),
-        context: None,
-        free: false,
-        idle: 10 * MINUTE,
-        rules: CallRules {
-            max_calls: 1,
-            backoff: Duration::ZERO,
-        },
-    };
+    let caller = super::caller_of(messages::CLAUDE.wire, 10 * MINUTE);
     let bytes = futures_util::stream::iter(parts).then(async |part| {
         tokio::time::sleep(minutes * MINUTE).await;
         Ok::<_, Infallible>(Bytes::from(part))

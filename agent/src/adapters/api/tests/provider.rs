@@ -129,6 +129,49 @@ pub(super) struct Told {
     pub(super) lines: Vec<u8>,
 }
 
+/// Runs a session to its end, and gathers what it tells.
+pub(super) async fn told(adapter: &ApiAdapter, input: SessionInput, stop: CancellationToken) -> Told {
+    let (reporter, mut reports) = Reporter::channel(4);
+    let gather = async {
+        let (mut events, mut stdout, mut transcript) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(report) = reports.recv().await {
+            match report {
+                Report::Event(body) => events.push(body),
+                Report::Alive => {}
+                Report::Output(OutputStream::Transcript, bytes) => transcript.extend_from_slice(&bytes),
+                Report::Output(OutputStream::Stdout | OutputStream::Stderr, bytes) => stdout.extend_from_slice(&bytes),
+            }
+        }
+        (events, stdout, transcript)
+    };
+    let (end, (events, stdout, transcript)) = tokio::join!(adapter.run(input, reporter, stop), gather);
+    Told {
+        end,
+        events,
+        stdout: String::from_utf8(stdout).unwrap(),
+        transcript: serde_json::Deserializer::from_slice(&transcript)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .unwrap(),
+        lines: transcript,
+    }
+}
+
+/// The adapter of this name by these settings, which are `[adapter]`.
+pub(super) fn adapter_by(name: &str, settings: &str) -> ApiAdapter {
+    let env = [
+        ("PATH", "/usr/local/bin:/usr/bin:/bin"),
+        ("MY_KEY", "sk-mine-0123456789"),
+    ];
+    let env = env.map(|(name, value)| (name.into(), value.into())).into();
+    let mut config = AdapterConfig::new(AgentEnvironment::new(env), Runner::default());
+    config.calls.backoff = Duration::from_millis(10);
+    config.settings = toml::from_str(settings).unwrap();
+    let mut all = instances(&config.settings).into_iter();
+    let instance = all.find(|instance| instance.name.as_str() == name).unwrap();
+    ApiAdapter::new(instance, &config).unwrap()
+}
+
 impl Place {
     pub(crate) async fn new(answers: impl IntoIterator<Item = Answer>) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -141,6 +184,8 @@ impl Place {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new()
             .route("/v1/messages", post(serve))
+            .route("/v1/chat/completions", post(serve))
+            .route("/api/chat", post(serve))
             .with_state(provider.clone());
         let mut serving = JoinSet::new();
         serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -183,33 +228,7 @@ impl Place {
     }
 
     pub(super) async fn run(&self, input: SessionInput, stop: CancellationToken) -> Told {
-        let adapter = self.adapter();
-        let (reporter, mut reports) = Reporter::channel(4);
-        let gather = async {
-            let (mut events, mut stdout, mut transcript) = (Vec::new(), Vec::new(), Vec::new());
-            while let Some(report) = reports.recv().await {
-                match report {
-                    Report::Event(body) => events.push(body),
-                    Report::Alive => {}
-                    Report::Output(OutputStream::Transcript, bytes) => transcript.extend_from_slice(&bytes),
-                    Report::Output(OutputStream::Stdout | OutputStream::Stderr, bytes) => {
-                        stdout.extend_from_slice(&bytes)
-                    }
-                }
-            }
-            (events, stdout, transcript)
-        };
-        let (end, (events, stdout, transcript)) = tokio::join!(adapter.run(input, reporter, stop), gather);
-        Told {
-            end,
-            events,
-            stdout: String::from_utf8(stdout).unwrap(),
-            transcript: serde_json::Deserializer::from_slice(&transcript)
-                .into_iter()
-                .collect::<Result<_, _>>()
-                .unwrap(),
-            lines: transcript,
-        }
+        told(&self.adapter(), input, stop).await
     }
 
     pub(super) async fn go(&self) -> Told {
