@@ -102,7 +102,17 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
     }
     let now = now();
     let adapters = match daemon::registry(invocation, &AgentOptions::default(), &invocation.state.agent()).await {
-        Ok(registry) => registry.values().map(|adapter| shown(adapter.info(), now)).collect(),
+        Ok(registry) => {
+            let mut adapters = Vec::new();
+            for adapter in registry.values() {
+                let mut info = adapter.info();
+                if info.unavailable.is_none() {
+                    info.unavailable = adapter.answers().await.err();
+                }
+                adapters.push(shown(info, now));
+            }
+            adapters
+        }
         Err(error) => {
             problems.push(format!("{error:#}"));
             Vec::new()
