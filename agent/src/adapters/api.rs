@@ -201,6 +201,7 @@ impl ApiAdapter {
             seller: self.instance.seller(&self.base_url),
             model: model.to_owned(),
             context: self.instance.settings.context,
+            before: None,
             idle,
             rules: self.calls,
         }

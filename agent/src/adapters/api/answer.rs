@@ -150,6 +150,27 @@ pub(super) struct OpenItem {
     pub(super) listed: BTreeMap<&'static str, Vec<Value>>,
 }
 
+/// An earlier request of a conversation, and what was counted of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Earlier {
+    /// Bytes of the request.
+    pub(super) sent: u64,
+    /// Tokens of the prompt, cached ones included.
+    pub(super) tokens: u64,
+}
+
+impl Earlier {
+    /// The request that this is the answer to, if its prompt was counted.
+    pub(super) fn of(draft: &Draft) -> Option<Self> {
+        let usage = draft.usage;
+        let tokens = usage.total().saturating_sub(usage.output);
+        (tokens > 0).then_some(Self {
+            sent: draft.sent,
+            tokens,
+        })
+    }
+}
+
 /// An answer in the making. The dialect fills it, event by event, and makes the [`Answer`] of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
@@ -168,6 +189,8 @@ pub(super) struct Draft {
     pub(super) sent: u64,
     /// The room that the request asked for.
     pub(super) context: Option<NonZeroU32>,
+    /// The request before in the same conversation.
+    pub(super) before: Option<Earlier>,
     bytes: usize,
 }
 

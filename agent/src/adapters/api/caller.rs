@@ -17,7 +17,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use tokio::time::Instant;
 
 use super::CallRules;
-use super::answer::{Answer, Draft, MAX_ANSWER, Progress};
+use super::answer::{Answer, Draft, Earlier, MAX_ANSWER, Progress};
 use super::frames::{Frames, Opening, opening};
 use super::halt::{Halt, thawed};
 use super::wire::{Refusal, Wire};
@@ -66,6 +66,8 @@ pub(super) struct Caller {
     pub(super) model: String,
     /// The room that is asked for.
     pub(super) context: Option<NonZeroU32>,
+    /// The last call that was answered.
+    pub(super) before: Option<Earlier>,
     /// True when calls cost nothing.
     pub(super) free: bool,
     /// What stands before the model's name where its price is looked up.
@@ -118,12 +120,13 @@ fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) 
 
 impl Caller {
     /// Makes the call, again where that may help.
-    pub(super) async fn call(&self, body: Vec<u8>, reporter: &Reporter, control: &Control) -> Result<Answer, Halt> {
+    pub(super) async fn call(&mut self, body: Vec<u8>, reporter: &Reporter, control: &Control) -> Result<Answer, Halt> {
         let body = Bytes::from(body);
         let mut attempt = 1;
         let mut odd = 0;
         loop {
             let mut draft = Draft::of(body.len(), self.context);
+            draft.before = self.before;
             let end = tokio::select! {
                 biased;
                 () = control.stop.cancelled() => Err(Halt::Stopped),
@@ -133,6 +136,7 @@ impl Caller {
             self.bill(&draft, whole, reporter).await?;
             let failure = match end? {
                 CallEnd::Whole => {
+                    self.before = Earlier::of(&draft);
                     let mut answer = (self.wire.finish)(draft);
                     if answer.usage.is_zero() {
                         answer.usage = Usage::UNKNOWN;

@@ -5,6 +5,8 @@
 //! cannot be that of the prompt fails. Items of an answer are its parts: `thinking`, `text` and one for
 //! each call.
 
+use std::num::NonZeroU32;
+
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::price::Effort;
 use kage_core::usage::{Unreported, Usage, UsageClass};
@@ -101,7 +103,7 @@ fn headers(key: Option<&str>) -> Vec<(&'static str, String)> {
 }
 
 fn room(request: &Request<'_>) -> u32 {
-    request.asked.context.map_or(ROOM, std::num::NonZeroU32::get)
+    request.asked.context.map_or(ROOM, NonZeroU32::get)
 }
 
 fn body(request: &Request<'_>) -> Vec<u8> {
@@ -295,7 +297,7 @@ fn event(draft: &mut Draft, data: &str) -> Progress {
     if let Some(failure) = cut_prompt(draft, line.prompt_eval_count) {
         return Progress::Failed(failure);
     }
-    let room = u64::from(draft.context.map_or(ROOM, std::num::NonZeroU32::get));
+    let room = room_of(draft);
     let used = line.prompt_eval_count.unwrap_or_default() + line.eval_count.unwrap_or_default();
     if draft.raw_stop.as_deref() == Some("length") && used + 1 >= room {
         draft.raw_stop = Some(FULL.to_owned());
@@ -328,10 +330,20 @@ fn usage(prompt: Option<u64>, answer: Option<u64>) -> Usage {
     usage
 }
 
+fn room_of(draft: &Draft) -> u64 {
+    u64::from(draft.context.map_or(ROOM, NonZeroU32::get))
+}
+
 /// The failure of an answer to a part of the prompt.
 fn cut_prompt(draft: &Draft, read: Option<u64>) -> Option<Failure> {
-    let read = read?;
-    if draft.sent < SHORT || read == 0 || draft.sent / MOST_BYTES <= read {
+    let read = read.filter(|read| *read > 0)?;
+    let too_few = draft.sent >= SHORT && draft.sent / MOST_BYTES > read;
+    // What follows on a prompt has at least its tokens and some for what was added, unless it had no room.
+    let shrunk = draft.before.is_some_and(|before| {
+        let added = draft.sent.saturating_sub(before.sent) / MOST_BYTES;
+        read < before.tokens && before.tokens + added >= room_of(draft)
+    });
+    if !too_few && !shrunk {
         return None;
     }
     let about = draft.sent / (LEAST_BYTES as u64);

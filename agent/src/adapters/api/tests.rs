@@ -32,6 +32,7 @@ fn caller_of(wire: &'static wire::Wire, idle: Duration) -> Caller {
         headers: Vec::new(),
         model: "m".to_owned(),
         context: None,
+        before: None,
         free: false,
         seller: None,
         idle,

@@ -71,9 +71,10 @@ struct Delta {
 pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
     let data = data.trim();
     if data == DONE {
-        return match ended(draft) {
-            true => Progress::Complete,
-            false => Progress::broken("it ended without a reason"),
+        return if ended(draft) {
+            Progress::Complete
+        } else {
+            Progress::broken("it ended without a reason")
         };
     }
     if data.is_empty() {

@@ -1,7 +1,5 @@
 //! The bytes of requests, lines of answers, and what a person is told.
 
-use std::num::NonZeroU32;
-
 use serde_json::json;
 
 use super::super::asked::Asked;
@@ -128,6 +126,19 @@ fn a_prompt_that_has_no_room_is_not_sent_and_one_that_was_cut_is_noticed() {
     let failure = read(fixture!("tools.jsonl"), Draft::of(40_000, None)).unwrap_err();
     assert_eq!(failure.kind, FailureKind::ContextOverflow);
     assert!(read(fixture!("tools.jsonl"), Draft::of(2000, None)).is_ok());
+
+    // A prompt that follows on a longer one was cut, if there was no room for both.
+    for (tokens, context, cut) in [
+        (300, 300, true),
+        (270, 300, true),
+        (250, 300, false),
+        (300, 4096, false),
+    ] {
+        let mut draft = Draft::of(2000, NonZeroU32::new(context));
+        draft.before = Some(super::super::answer::Earlier { sent: 1500, tokens });
+        let answer = read(fixture!("tools.jsonl"), draft);
+        assert_eq!(answer.is_err(), cut, "{tokens} {context}");
+    }
 }
 
 #[test]

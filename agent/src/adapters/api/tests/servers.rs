@@ -83,7 +83,11 @@ fn work() -> Vec<Turn> {
         Turn::from(first)
             .after(Fault::rate_limited(Duration::ZERO))
             .after(Fault::Cut { after_events: 3 }),
-        Turn::call("read_file", json!({"path": "a.txt"})).after(Fault::ErrorEvent {
+        Turn::from(Reply::new([
+            Block::Thinking("It ended with 3.".to_owned()),
+            Block::tool("read_file", json!({"path": "a.txt"})),
+        ]))
+        .after(Fault::ErrorEvent {
             after_events: 1,
             error: ApiError::new(500, "server_error", "unexpected EOF: internal server error"),
         }),

@@ -208,7 +208,8 @@ fn a_call_that_was_cut_is_not_run_and_goes_back_as_json() {
     }
     // Without the end of the stream, nothing is known of a call that looks whole.
     let mut draft = Draft::default();
-    let _ = event(&mut draft, &begin.replace("{\\\"comm", "{}"));
+    let begun = event(&mut draft, &begin.replace("{\\\"comm", "{}"));
+    assert_eq!(begun, Progress::None);
     assert!(!ended(&mut draft));
     assert_eq!(calls(&finish(draft)), [("a", "bash", None)]);
 }
