@@ -127,7 +127,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 async fn the_files_of_the_pages_for_users_are_read() {
     let person = Person::new();
     let folder = person.path("");
-    assert_eq!(blocks("toml").len(), 7, "each of them is read here");
+    assert_eq!(blocks("toml").len(), 8, "each of them is read here");
     let manifest = block("toml", "command = \"my-tool\"");
     std::fs::write(person.path("config/kage/adapters/my-tool.toml"), manifest).unwrap();
     // The further keys of a program that can resume a session.
@@ -159,6 +159,7 @@ async fn the_files_of_the_pages_for_users_are_read() {
     let settings = [
         block("toml", "[agent.disk]"),
         block("toml", "max_hold"),
+        block("toml", "[adapter.openrouter]"),
         block("toml", "[home]"),
     ]
     .join("\n");
