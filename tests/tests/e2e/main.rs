@@ -27,6 +27,7 @@ mod in_the_way;
 mod json;
 mod kept_verdicts;
 mod landing;
+mod local_models;
 mod logins;
 mod long_prompt;
 mod mirrors;
