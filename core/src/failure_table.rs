@@ -58,6 +58,9 @@ impl ProviderError<'_> {
         if self.spent() {
             return FailureKind::QuotaExhausted;
         }
+        if self.flagged() {
+            return FailureKind::ModelRefused;
+        }
         match (self.status, self.error_type.and_then(kind_of_type)) {
             (Some(status), by_type) => match kind_of_status(status) {
                 // Providers use 400 for several failures, and some send errors with 200.
@@ -87,9 +90,18 @@ impl ProviderError<'_> {
             "billing_error",
         ];
         let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
+        // Some say of a limit that passes within a minute that the quota is exceeded.
+        let passes = self.error_code == Some("rate_limit_exceeded");
         // An error of the server itself says nothing about an account.
-        let of_account = self.status.is_none_or(|status| (200..500).contains(&status));
+        let of_account = !passes && self.status.is_none_or(|status| (200..500).contains(&status));
         named(self.error_code) || named(self.error_type) || (of_account && self.says(FailureKind::QuotaExhausted))
+    }
+
+    /// True when the provider will have no model answer this prompt.
+    fn flagged(&self) -> bool {
+        const CODES: [&str; 3] = ["invalid_prompt", "content_policy_violation", "cyber_policy_violation"];
+        let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
+        named(self.error_code) || named(self.error_type)
     }
 
     fn too_long(&self) -> bool {
@@ -130,14 +142,18 @@ fn kind_of_status(status: u16) -> Option<FailureKind> {
 /// The meaning of a provider's own class.
 fn kind_of_type(error_type: &str) -> Option<FailureKind> {
     Some(match error_type {
-        "authentication_error" | "permission_error" => FailureKind::Auth,
+        "authentication_error" | "permission_error" | "invalid_api_key" => FailureKind::Auth,
+        "UNAUTHENTICATED" | "PERMISSION_DENIED" => FailureKind::Auth,
         "billing_error" => FailureKind::QuotaExhausted,
         "invalid_request_error" | "not_found_error" | "conflict_error" => FailureKind::InvalidRequest,
-        "request_too_large" => FailureKind::ContextOverflow,
-        "rate_limit_error" | "rate_limit_exceeded" => FailureKind::RateLimited,
-        "overloaded_error" | "unavailable_error" => FailureKind::Overloaded,
-        "timeout_error" => FailureKind::Timeout,
-        "api_error" | "server_error" | "internal_server_error" => FailureKind::Network,
+        "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "NOT_FOUND" => FailureKind::InvalidRequest,
+        "request_too_large" | "context_length_exceeded" => FailureKind::ContextOverflow,
+        "rate_limit_error" | "rate_limit_exceeded" | "RESOURCE_EXHAUSTED" => FailureKind::RateLimited,
+        "overloaded_error" | "unavailable_error" | "server_is_overloaded" | "slow_down" | "UNAVAILABLE" => {
+            FailureKind::Overloaded
+        }
+        "timeout_error" | "DEADLINE_EXCEEDED" => FailureKind::Timeout,
+        "api_error" | "server_error" | "internal_server_error" | "INTERNAL" => FailureKind::Network,
         _ => return None,
     })
 }

@@ -51,6 +51,21 @@ fn http_answers_are_classified() {
         (coded(400, "context_length_exceeded"), K::ContextOverflow),
         (coded(429, "enforced_spend_limit_reached"), K::QuotaExhausted),
         (coded(429, "insufficient_quota"), K::QuotaExhausted),
+        // A limit that passes, whatever its words say.
+        (
+            ProviderError {
+                message: "Quota exceeded for this metric",
+                ..coded(429, "rate_limit_exceeded")
+            },
+            K::RateLimited,
+        ),
+        (plain(429, "Quota exceeded for this metric"), K::QuotaExhausted),
+        (coded(400, "invalid_prompt"), K::ModelRefused),
+        (typed(None, "server_is_overloaded", ""), K::Overloaded),
+        (typed(None, "server_error", ""), K::Network),
+        (typed(None, "context_length_exceeded", ""), K::ContextOverflow),
+        (typed(None, "RESOURCE_EXHAUSTED", ""), K::RateLimited),
+        (typed(None, "UNAUTHENTICATED", ""), K::Auth),
         (typed(Some(400), "authentication_error", ""), K::Auth),
         (typed(Some(400), "billing_error", ""), K::QuotaExhausted),
         (
