@@ -20,6 +20,8 @@ mod provider;
 pub(super) mod messages;
 mod chat;
 mod ollama;
+mod responses;
+mod gemini;
 mod caller;
 mod session;
 
@@ -49,7 +51,13 @@ use halt::Halt;
 use session::Session;
 use turns::Conversation;
 
-pub(super) static PROVIDERS: &[Provider] = &[messages::CLAUDE, chat::CHAT, ollama::OLLAMA];
+pub(super) static PROVIDERS: &[Provider] = &[
+    messages::CLAUDE,
+    responses::OPENAI,
+    chat::CHAT,
+    gemini::GEMINI,
+    ollama::OLLAMA,
+];
 
 /// The first system text. It is the same for every session of a task, so it names no model, session
 /// or machine.

@@ -23,6 +23,8 @@ pub(super) enum Stop {
     Tools,
     /// It used up the tokens of an answer.
     Cut,
+    /// It wrote calls that its own provider could not read, and threw away.
+    BrokenCall,
     /// The provider paused a long answer; sending it back continues it.
     Paused,
     Refused,
@@ -37,7 +39,7 @@ impl Stop {
     pub(super) const fn cuts(&self) -> bool {
         match self {
             Self::Cut | Self::NoRoom => true,
-            Self::Done | Self::Tools | Self::Paused | Self::Refused | Self::Other => false,
+            Self::Done | Self::Tools | Self::BrokenCall | Self::Paused | Self::Refused | Self::Other => false,
         }
     }
 }
@@ -55,6 +57,11 @@ impl Item {
     /// A field as it was written.
     pub(super) fn raw(&self, field: &str) -> Option<&str> {
         self.0.get(field).map(|raw| raw.get())
+    }
+
+    /// Whether this is its only field.
+    pub(super) fn has_only(&self, field: &str) -> bool {
+        self.0.len() == 1 && self.0.contains_key(field)
     }
 
     pub(super) fn set(&mut self, field: &str, value: Box<RawValue>) {

@@ -236,6 +236,7 @@ pub(super) fn refused(error: &Value) -> Option<Refusal> {
                 code: text(&error.code),
                 status: error.code.as_u64().and_then(|code| u16::try_from(code).ok()),
                 message: text(&error.message).unwrap_or_else(|| error.message.to_string()),
+                retry_after: None,
             })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,

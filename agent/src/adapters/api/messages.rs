@@ -211,6 +211,7 @@ impl From<ApiError> for Refusal {
             kind: error.kind,
             status: None,
             message: error.message,
+            retry_after: None,
         }
     }
 }

@@ -141,6 +141,12 @@ impl Session {
                     .user("Your message was cut off at the limit of tokens. Go on.");
                 Ok(Answered::Words)
             }
+            Stop::BrokenCall => {
+                self.conversation.model(answer);
+                self.useless(true, answer)?;
+                self.conversation.user(BROKEN_CALL);
+                Ok(Answered::Words)
+            }
             // Sending it back continues the answer.
             Stop::Paused => {
                 self.conversation.model(answer);

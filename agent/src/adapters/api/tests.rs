@@ -12,6 +12,8 @@ use super::*;
 use crate::adapters::port::Report;
 use crate::adapters::steps::Steps;
 
+mod dialects;
+mod exact;
 mod goes_on;
 mod life;
 mod no_stream;
@@ -19,6 +21,7 @@ mod servers;
 mod splits;
 mod stops;
 pub(crate) mod provider;
+mod scene;
 
 use provider::{Answer, Place, error, message, says, tool};
 

@@ -86,6 +86,8 @@ pub(super) struct Refusal {
     /// The status that its body tells, for errors in answers that began well.
     pub(super) status: Option<u16>,
     pub(super) message: String,
+    /// The wait that it asks for in the body.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Refusal {
@@ -101,7 +103,7 @@ impl Refusal {
             error_type: Some(self.kind.as_str()).filter(|kind| !kind.is_empty()),
             error_code: self.code.as_deref(),
             message: &self.message,
-            retry_after,
+            retry_after: retry_after.or(self.retry_after),
             heard,
         }
         .classify()
