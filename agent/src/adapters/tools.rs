@@ -5,6 +5,7 @@
 //! inside the agent; the shell is not confined by this crate.
 
 mod files;
+pub(in crate::adapters) mod image;
 mod list;
 mod root;
 mod search;
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::adapters::port::Reporter;
 use crate::process::{Control, Environment, Runner, Turns};
+use image::Image;
 use root::Root;
 
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub(crate) struct ToolResult {
     pub(crate) text: String,
     /// True when the call failed.
     pub(crate) is_error: bool,
+    /// What it shows beside the text, for models that look at images.
+    pub(crate) image: Option<Image>,
 }
 
 impl ToolResult {
@@ -46,7 +50,21 @@ impl ToolResult {
         Self {
             text: text.to_owned(),
             is_error: true,
+            image: None,
         }
+    }
+}
+
+/// What a call gave.
+#[derive(Debug)]
+struct Done {
+    text: String,
+    image: Option<Image>,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Self {
+        Self { text, image: None }
     }
 }
 
@@ -176,7 +194,8 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
     vec![
         tool(
             "read_file",
-            "Reads a text file. Long files are cut; the last line then says how to read on.",
+            "Reads a text file, or shows an image (PNG, JPEG, GIF, WebP). Long files are cut; the last line then says \
+             how to read on.",
             json!({
                 "path": path(),
                 "offset": {"type": "integer", "description": "First line to read, from 1."},
@@ -276,7 +295,7 @@ impl Toolbox {
     /// Runs a call. `text` is its input as JSON. `reporter` learns when a command prints something.
     pub(crate) async fn call(&self, name: &str, text: &str, control: &Control, reporter: &Reporter) -> ToolResult {
         let outcome = match Call::parse(name, text) {
-            Ok(Call::Bash(bash)) => shell::run(self, bash, control, reporter).await,
+            Ok(Call::Bash(bash)) => shell::run(self, bash, control, reporter).await.map(Done::from),
             Ok(call) => {
                 let root = Arc::clone(&self.root);
                 let done = tokio::task::spawn_blocking(move || on_files(&root, call)).await;
@@ -285,19 +304,23 @@ impl Toolbox {
             Err(refused) => Err(refused),
         };
         match outcome {
-            Ok(text) => ToolResult { text, is_error: false },
-            Err(Refused(text)) => ToolResult { text, is_error: true },
+            Ok(Done { text, image }) => ToolResult {
+                text,
+                is_error: false,
+                image,
+            },
+            Err(Refused(text)) => ToolResult::refused(&text),
         }
     }
 }
 
-fn on_files(root: &Root, call: Call) -> Result<String, Refused> {
+fn on_files(root: &Root, call: Call) -> Result<Done, Refused> {
     match call {
         Call::ReadFile(call) => files::read(root, &call),
-        Call::WriteFile(call) => files::write(root, &call),
-        Call::EditFile(call) => files::edit(root, &call),
-        Call::List(call) => list::list(root, &call),
-        Call::Search(call) => search::search(root, &call),
+        Call::WriteFile(call) => files::write(root, &call).map(Done::from),
+        Call::EditFile(call) => files::edit(root, &call).map(Done::from),
+        Call::List(call) => list::list(root, &call).map(Done::from),
+        Call::Search(call) => search::search(root, &call).map(Done::from),
         // Dispatched before: it waits instead of blocking a thread.
         Call::Bash(_) => Err(Refused::new("bash is not a file tool")),
     }

@@ -187,6 +187,17 @@ enum Part<'a> {
         #[serde(rename = "functionResponse")]
         response: FunctionResponse<'a>,
     },
+    Image {
+        #[serde(rename = "inlineData")]
+        image: Blob<'a>,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Blob<'a> {
+    mime_type: &'a str,
+    data: &'a str,
 }
 
 #[derive(Serialize)]
@@ -217,9 +228,20 @@ fn contents(turns: &[Turn]) -> Vec<Content<'_>> {
                         response: response(answer, before),
                     },
                 });
+                // Images follow the answers: not every model takes them inside of one.
+                let images = told.iter().filter_map(|told| match told {
+                    Told::Text { .. } => None,
+                    Told::ToolResult(answer) => answer.image.as_ref(),
+                });
+                let images = images.map(|image| Part::Image {
+                    image: Blob {
+                        mime_type: &image.media_type,
+                        data: &image.data,
+                    },
+                });
                 contents.push(Content {
                     role: "user",
-                    parts: parts.collect(),
+                    parts: parts.chain(images).collect(),
                 });
             }
             Turn::Model(items) => {

@@ -18,7 +18,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::answer::{Item, Stop};
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider, as_given, never_free};
-use super::turn::Turn;
+use super::turn::{Told, Turn};
 use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
 use crate::adapters::tools::ToolDefinition;
 
@@ -115,6 +115,67 @@ impl<T> Part<T> {
     }
 }
 
+/// Content of the user, in the provider's form.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Content<'a> {
+    Text {
+        text: &'a str,
+    },
+    ToolResult {
+        tool_use_id: &'a str,
+        content: Shown<'a>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+}
+
+/// What a tool gave: a text, or a text and an image.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Shown<'a> {
+    Text(&'a str),
+    Blocks([Block<'a>; 2]),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Block<'a> {
+    Text { text: &'a str },
+    Image { source: Source<'a> },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "base64")]
+struct Source<'a> {
+    media_type: &'a str,
+    data: &'a str,
+}
+
+impl<'a> Content<'a> {
+    fn new(told: &'a Told) -> Self {
+        match told {
+            Told::Text { text } => Self::Text { text },
+            Told::ToolResult(answer) => Self::ToolResult {
+                tool_use_id: &answer.id,
+                content: match &answer.image {
+                    None => Shown::Text(&answer.text),
+                    Some(image) => Shown::Blocks([
+                        Block::Text { text: &answer.text },
+                        Block::Image {
+                            source: Source {
+                                media_type: &image.media_type,
+                                data: &image.data,
+                            },
+                        },
+                    ]),
+                },
+                is_error: answer.is_error,
+            },
+        }
+    }
+}
+
 /// The model decides itself how much it thinks. Tokens of thoughts count as output.
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "adaptive")]
@@ -176,7 +237,7 @@ impl Serialize for Messages<'_> {
                     let recent = user + RECENT > users;
                     let last = told.len() - 1;
                     let parts = told.iter().enumerate();
-                    let parts = parts.map(|(at, told)| Part::new(told, recent && at == last));
+                    let parts = parts.map(|(at, told)| Part::new(Content::new(told), recent && at == last));
                     list.serialize_element(&One {
                         role: "user",
                         content: parts.collect::<Vec<_>>(),

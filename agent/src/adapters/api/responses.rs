@@ -17,7 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::answer::{Item, Stop};
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider, as_given, never_free};
-use super::turn::{Told, Turn};
+use super::turn::{Told, ToolAnswer, Turn};
 use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
 use crate::adapters::tools::ToolDefinition;
 
@@ -141,7 +141,7 @@ enum Input<'a> {
     Output {
         r#type: &'static str,
         call_id: &'a str,
-        output: Cow<'a, str>,
+        output: Output<'a>,
     },
 }
 
@@ -149,6 +149,26 @@ enum Input<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Part<'a> {
     InputText { text: &'a str },
+    InputImage { image_url: String },
+}
+
+/// What a tool gave: a text, or a text and an image.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Output<'a> {
+    Text(Cow<'a, str>),
+    Parts([Part<'a>; 2]),
+}
+
+impl<'a> Output<'a> {
+    fn new(answer: &'a ToolAnswer) -> Self {
+        // There is no field that says that a call failed.
+        let Some(image) = &answer.image else {
+            return Self::Text(answer.said());
+        };
+        let image_url = format!("data:{};base64,{}", image.media_type, image.data);
+        Self::Parts([Part::InputText { text: &answer.text }, Part::InputImage { image_url }])
+    }
 }
 
 fn input(turns: &[Turn]) -> Vec<Input<'_>> {
@@ -163,7 +183,7 @@ fn input(turns: &[Turn]) -> Vec<Input<'_>> {
                         Told::ToolResult(answer) => input.push(Input::Output {
                             r#type: "function_call_output",
                             call_id: &answer.id,
-                            output: answer.said(),
+                            output: Output::new(answer),
                         }),
                     }
                 }

@@ -220,6 +220,7 @@ impl Session {
                 id: call.id.clone(),
                 text: result.text,
                 is_error: result.is_error,
+                image: result.image,
             });
         }
         Ok(answers)

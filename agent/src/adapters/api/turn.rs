@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::answer::Item;
+use crate::adapters::tools::image::Image;
 
 /// One part of a user message, in the form of the transcript.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub(super) struct ToolAnswer {
     pub(super) text: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_error: bool,
+    /// What the tool shows beside its text; only for dialects with a form for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<Image>,
 }
 
 impl ToolAnswer {

@@ -69,6 +69,7 @@ fn interrupted(id: String) -> ToolAnswer {
         id,
         text: "interrupted, outcome unknown".to_owned(),
         is_error: true,
+        image: None,
     }
 }
 
@@ -233,6 +234,7 @@ mod tests {
                 id: "a".to_owned(),
                 text: "done".to_owned(),
                 is_error: true,
+                image: None,
             }]);
             let answer = r#"{"type":"tool_result","tool_use_id":"a","content":"done","is_error":true}"#;
             assert_eq!(

@@ -2,8 +2,9 @@
 
 use std::io::Read as _;
 
+use super::image::{image, media_type};
 use super::root::{Relative, Root};
-use super::{EditFile, ReadFile, Refused, WriteFile};
+use super::{Done, EditFile, ReadFile, Refused, WriteFile};
 
 /// The largest file that is read or edited.
 const MAX_FILE: u64 = 16 << 20;
@@ -39,8 +40,16 @@ pub(super) fn is_binary(bytes: &[u8]) -> bool {
     bytes.iter().take(8192).any(|byte| *byte == 0)
 }
 
-pub(super) fn read(root: &Root, call: &ReadFile) -> Result<String, Refused> {
+pub(super) fn read(root: &Root, call: &ReadFile) -> Result<Done, Refused> {
     let bytes = content(root, &call.path)?;
+    if let Some(kind) = media_type(&bytes) {
+        let image = image(kind, &bytes);
+        let note = if image.is_none() { ", too large to be shown" } else { "" };
+        return Ok(Done {
+            text: format!("[{}: {kind}, {} bytes{note}]", call.path, bytes.len()),
+            image,
+        });
+    }
     if is_binary(&bytes) {
         return Err(Refused::new(format!(
             "{}: is a binary file of {} bytes",
@@ -82,7 +91,7 @@ pub(super) fn read(root: &Root, call: &ReadFile) -> Result<String, Refused> {
             last + 1
         ));
     }
-    Ok(answer)
+    Ok(answer.into())
 }
 
 pub(super) fn write(root: &Root, call: &WriteFile) -> Result<String, Refused> {

@@ -376,3 +376,27 @@ async fn paths_and_commands_start_in_the_folder_of_the_task() {
     let missing = place.refused("read_file", json!({"path": "none"})).await;
     assert!(missing.starts_with("none: "), "{missing}");
 }
+
+#[tokio::test]
+async fn an_image_is_shown_and_a_huge_one_is_named() {
+    let place = Place::new();
+    let png = b"\x89PNG\r\n\x1a\n\x00rest";
+    fs::write(place.path("logo"), png).unwrap();
+    let result = place.call("read_file", json!({"path": "logo"})).await;
+    assert_eq!(
+        (result.text.as_str(), result.is_error),
+        ("[logo: image/png, 13 bytes]", false)
+    );
+    let image = result.image.unwrap();
+    assert_eq!(
+        (image.media_type.as_str(), image.data.as_str()),
+        ("image/png", "iVBORw0KGgoAcmVzdA==")
+    );
+
+    let mut huge = png.to_vec();
+    huge.resize(4 << 20, 0);
+    fs::write(place.path("huge.png"), huge).unwrap();
+    let result = place.call("read_file", json!({"path": "huge.png"})).await;
+    assert_eq!(result.image, None);
+    assert!(result.text.contains("too large to be shown"), "{}", result.text);
+}

@@ -97,6 +97,7 @@ fn results_stand_right_behind_the_calls_and_texts_after_them() {
         id: "c".to_owned(),
         text: " ".to_owned(),
         is_error: false,
+        image: None,
     }]);
     assert_eq!(roles(&conversation)[5], json!(["tool", "c", "[empty]"]));
 }

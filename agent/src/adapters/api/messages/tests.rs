@@ -17,6 +17,7 @@ fn answer(id: &str) -> ToolAnswer {
         id: id.to_owned(),
         text: "done".to_owned(),
         is_error: false,
+        image: None,
     }
 }
 
@@ -178,4 +179,31 @@ fn a_refusal_is_the_providers_or_none() {
     assert_eq!(spent.code.as_deref(), Some("enforced_spend_limit_reached"));
     assert_eq!(spent.classify(Some(429), None, None).kind, FailureKind::QuotaExhausted);
     assert_eq!(refusal(b"<html>502</html>"), None);
+}
+
+#[test]
+fn an_image_is_a_block_of_its_tools_result() {
+    let mut conversation = resumed(&[
+        json!({"role": "user", "content": [{"type": "text", "text": "task"}]}),
+        json!({"role": "assistant", "content": [{"type": "text", "text": "hm"}]}),
+    ]);
+    conversation.tool_results(vec![ToolAnswer {
+        image: Some(crate::adapters::tools::image::Image {
+            media_type: "image/png".to_owned(),
+            data: "aGk=".to_owned(),
+        }),
+        ..answer("a")
+    }]);
+    let content = sent(&conversation)["messages"][2]["content"][1]["content"].clone();
+    let source = json!({"type": "base64", "media_type": "image/png", "data": "aGk="});
+    assert_eq!(
+        content,
+        json!([{"type": "text", "text": "done"}, {"type": "image", "source": source}])
+    );
+    // And so it is in the transcript.
+    let line = conversation.unwritten().pop().unwrap();
+    assert!(
+        line.contains(r#""image":{"media_type":"image/png","data":"aGk="}"#),
+        "{line}"
+    );
 }

@@ -76,6 +76,7 @@ fn a_stream_becomes_an_answer_and_goes_back_as_the_server_wants_it() {
                 id: id.to_owned(),
                 text: "ok".to_owned(),
                 is_error: false,
+                image: None,
             })
             .into(),
     );

@@ -6,7 +6,6 @@ use kage_core::failure::FailureKind;
 use serde_json::{Value, json};
 
 use super::super::asked::Asked;
-use super::super::turn::ToolAnswer;
 use super::super::turns::Conversation;
 use super::*;
 use crate::adapters::tools;
@@ -50,6 +49,7 @@ fn answered(id: &str, text: &str, is_error: bool) -> ToolAnswer {
         id: id.to_owned(),
         text: text.to_owned(),
         is_error,
+        image: None,
     }
 }
 

@@ -345,3 +345,42 @@ async fn a_provider_that_hangs_is_left_when_the_attempt_is_stopped() {
         assert_eq!((end, alive), (AdapterEnd::Stopped, 0), "{spoken:?}");
     }
 }
+
+#[tokio::test]
+async fn an_image_that_is_read_is_shown_and_stays_in_the_conversation() {
+    let read = || Turn::call("read_file", json!({"path": "logo.png"}));
+    for spoken in SPOKEN {
+        let scene = Scene::new(spoken, [read(), Turn::say("A logo.")]).await;
+        std::fs::write(scene.tree().join("logo.png"), b"\x89PNG\r\n\x1a\n\x00rest").unwrap();
+        let told = scene.go().await;
+        assert!(
+            matches!(told.end, AdapterEnd::Done { .. }),
+            "{spoken:?} {:?}",
+            scene.answers()
+        );
+        let requests = scene.server.requests();
+        let (pointer, expected) = match spoken.adapter {
+            "openai" => (
+                "/input/2/output/1/image_url",
+                "data:image/png;base64,iVBORw0KGgoAcmVzdA==",
+            ),
+            _ => ("/contents/2/parts/1/inlineData/data", "iVBORw0KGgoAcmVzdA=="),
+        };
+        let shown = requests[1].body.pointer(pointer).and_then(|shown| shown.as_str());
+        assert_eq!(shown, Some(expected), "{}", requests[1].body);
+        let mut input = scene.input();
+        // All but the last line, which is the model's.
+        let end = told.lines[..told.lines.len() - 1]
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .unwrap();
+        input.beginning = Beginning::GoOn {
+            said: told.lines[..=end].to_vec().into(),
+            note: String::new(),
+            instruction: String::new(),
+        };
+        scene.run(input).await;
+        let requests = scene.server.requests();
+        assert_eq!(requests[2].body, requests[1].body);
+    }
+}
