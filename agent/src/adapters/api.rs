@@ -22,6 +22,7 @@ mod chat;
 mod ollama;
 mod responses;
 mod gemini;
+mod circles;
 mod caller;
 mod session;
 
@@ -190,6 +191,7 @@ impl ApiAdapter {
                 frozen: input.frozen,
             },
             useless: 0,
+            circles: circles::Circles::default(),
         })
     }
 

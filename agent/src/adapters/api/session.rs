@@ -13,10 +13,12 @@ use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::AdapterName;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::answer::{Answer, Stop};
 use super::asked::Asked;
 use super::caller::Caller;
+use super::circles::{Circle, Circles, Step};
 use super::halt::{Halt, thawed};
 use super::turn::ToolAnswer;
 use super::turns::Conversation;
@@ -66,6 +68,7 @@ pub(super) struct Session {
     pub(super) control: Control,
     /// Answers in a row of which nothing could be used.
     pub(super) useless: u32,
+    pub(super) circles: Circles,
 }
 
 impl Session {
@@ -171,8 +174,23 @@ impl Session {
         if runs {
             self.files_kept().await?;
         }
+        let begun = Instant::now();
         let answers = self.run_tools(answer).await?;
+        let mut step = Step::default();
+        for (call, given) in answer.calls.iter().zip(&answers) {
+            step.add(&call.name, call.input.as_deref(), given);
+        }
         self.conversation.tool_results(answers);
+        match self.circles.after(&step, begun.elapsed()) {
+            Circle::None => {}
+            Circle::Told(words) => self.conversation.user(words),
+            Circle::Again => {
+                self.written().await?;
+                let text =
+                    "the model makes the same calls with the same results again and again, also after it was told";
+                return Err(Halt::Failed(Failure::new(FailureKind::TurnLimit, text)));
+            }
+        }
         Ok(if runs { Answered::Tools } else { Answered::Words })
     }
 

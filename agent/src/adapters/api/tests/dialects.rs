@@ -384,3 +384,22 @@ async fn an_image_that_is_read_is_shown_and_stays_in_the_conversation() {
         assert_eq!(requests[2].body, requests[1].body);
     }
 }
+
+#[tokio::test]
+async fn a_model_that_goes_round_in_circles_is_told_and_then_ended() {
+    for spoken in SPOKEN {
+        let call = || Turn::call("bash", json!({"command": "cat nothing"}));
+        let scene = Scene::new(spoken, (0..20).map(|_| call())).await;
+        let told = scene.go().await;
+        let AdapterEnd::Failed(failure) = &told.end else {
+            panic!("{spoken:?} {:?}", told.end)
+        };
+        assert_eq!(failure.kind, FailureKind::TurnLimit);
+        assert!(failure.message.contains("again and again"), "{failure}");
+        let requests = scene.server.requests();
+        assert_eq!(requests.len(), 6, "{spoken:?}");
+        assert!(!requests[2].body.to_string().contains("with sleep 30"));
+        assert!(requests[3].body.to_string().contains("with sleep 30"));
+        assert_eq!(told.transcript.len(), 14);
+    }
+}
