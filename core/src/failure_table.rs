@@ -187,6 +187,29 @@ pub enum InvalidRules {
     },
 }
 
+/// Whose words are classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speaker<'a> {
+    /// The adapter's name.
+    pub adapter: &'a str,
+    /// The program that it runs, as rules name it; empty when it is none that rules know.
+    pub family: &'a str,
+}
+
+/// An adapter whose program nothing is known of, or nobody (the empty name).
+impl<'a> From<&'a str> for Speaker<'a> {
+    fn from(adapter: &'a str) -> Self {
+        Self { adapter, family: "" }
+    }
+}
+
+impl Speaker<'_> {
+    /// Whether a rule with this in its list is about the speaker.
+    fn is_named(self, name: &str) -> bool {
+        name == self.adapter || (!self.family.is_empty() && name == self.family)
+    }
+}
+
 /// The meaning of words in errors.
 #[derive(Debug, Clone, Default)]
 pub struct FailureTable {
@@ -196,7 +219,7 @@ pub struct FailureTable {
 #[derive(Debug, Clone)]
 struct Rule {
     pattern: Regex,
-    /// Empty: all.
+    /// Names of adapters or of their programs. Empty: all.
     adapters: Vec<String>,
     kind: FailureKind,
 }
@@ -231,14 +254,14 @@ impl FailureTable {
         other
     }
 
-    /// The failure in an adapter's words. Its message is the line that matched; its wait is taken
+    /// The failure in the words of an adapter's program. Its message is the line that matched; its wait is taken
     /// from that line or those after it. `None` when no rule matches.
     ///
     /// The caller passes only the program's words about its own failure, and bounds them: words
     /// that a model's answer or a tool's output quotes mean nothing.
     #[must_use]
-    pub fn classify(&self, adapter: &str, text: &str, heard: LocalTime) -> Option<Failure> {
-        let (kind, at) = self.find(adapter, text)?;
+    pub fn classify<'a>(&self, speaker: impl Into<Speaker<'a>>, text: &str, heard: LocalTime) -> Option<Failure> {
+        let (kind, at) = self.find(speaker.into(), text)?;
         let line = line_around(text, at);
         let wait = || wait::wait(&line, heard).or_else(|| wait::wait(&text[at..], heard));
         Some(Failure {
@@ -247,17 +270,17 @@ impl FailureTable {
         })
     }
 
-    /// The kind of the failure in an adapter's words.
+    /// The kind of the failure in the words of an adapter's program.
     #[must_use]
-    pub fn kind(&self, adapter: &str, text: &str) -> Option<FailureKind> {
-        self.find(adapter, text).map(|(kind, _)| kind)
+    pub fn kind<'a>(&self, speaker: impl Into<Speaker<'a>>, text: &str) -> Option<FailureKind> {
+        self.find(speaker.into(), text).map(|(kind, _)| kind)
     }
 
     /// The first rule that matches, and the position.
-    fn find(&self, adapter: &str, text: &str) -> Option<(FailureKind, usize)> {
+    fn find(&self, speaker: Speaker<'_>, text: &str) -> Option<(FailureKind, usize)> {
         self.rules
             .iter()
-            .filter(|rule| rule.adapters.is_empty() || rule.adapters.iter().any(|name| name == adapter))
+            .filter(|rule| rule.adapters.is_empty() || rule.adapters.iter().any(|name| speaker.is_named(name)))
             .find_map(|rule| {
                 let found = rule.pattern.find(text)?;
                 // The match may begin with the end of the line before.

@@ -159,6 +159,34 @@ impl Usage {
         self.total() <= MOST && self.reasoning <= MOST
     }
 
+    /// The tokens of this count, which goes on from `before`.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            input: self.input.saturating_sub(before.input),
+            cache_write_5m: self.cache_write_5m.saturating_sub(before.cache_write_5m),
+            cache_write_1h: self.cache_write_1h.saturating_sub(before.cache_write_1h),
+            cache_read: self.cache_read.saturating_sub(before.cache_read),
+            output: self.output.saturating_sub(before.output),
+            reasoning: self.reasoning.saturating_sub(before.reasoning),
+            unreported: self.unreported,
+        }
+    }
+
+    /// The larger count of each class.
+    #[must_use]
+    pub fn at_least(self, other: Self) -> Self {
+        Self {
+            input: self.input.max(other.input),
+            cache_write_5m: self.cache_write_5m.max(other.cache_write_5m),
+            cache_write_1h: self.cache_write_1h.max(other.cache_write_1h),
+            cache_read: self.cache_read.max(other.cache_read),
+            output: self.output.max(other.output),
+            reasoning: self.reasoning.max(other.reasoning),
+            unreported: self.unreported,
+        }
+    }
+
     /// All tokens, each counted once.
     #[must_use]
     pub fn total(&self) -> u64 {

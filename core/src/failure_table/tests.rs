@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod speakers;
 mod waits;
 mod words;
 
