@@ -36,7 +36,13 @@ pub use sections::{AdapterSettings, InvalidSection};
 pub use settings::{ApiSettings, InvalidSetting};
 
 /// The manifests that come with the program.
-const BUILTIN: &[(&str, &str)] = &[("claude-code.toml", include_str!("../data/claude-code.toml"))];
+const BUILTIN: &[(&str, &str)] = &[
+    ("claude-code.toml", include_str!("../data/claude-code.toml")),
+    ("codex.toml", include_str!("../data/codex.toml")),
+    ("gemini.toml", include_str!("../data/gemini.toml")),
+    ("opencode.toml", include_str!("../data/opencode.toml")),
+    ("qwen.toml", include_str!("../data/qwen.toml")),
+];
 
 /// How to make the adapters of an agent.
 #[derive(Debug, Clone, Default)]
@@ -213,15 +219,21 @@ pub(crate) fn fingerprint(config: &AdapterConfig) -> Result<Digest, LoadError> {
     Ok(Digest::of(text.as_bytes()))
 }
 
-/// The manifests that come with the program, and the user's.
+/// The manifests that come with the program, and the user's. One of the user's replaces the one of the
+/// same name that comes with the program.
 fn manifests(config: &AdapterConfig) -> Result<Vec<Manifest>, LoadError> {
+    let mut users = Vec::new();
+    for dir in &config.manifest_dirs {
+        users.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
+    }
     let mut manifests = Vec::new();
     for (name, text) in BUILTIN {
-        manifests.push(Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?);
+        let manifest = Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?;
+        if users.iter().all(|own| own.name != manifest.name) {
+            manifests.push(manifest);
+        }
     }
-    for dir in &config.manifest_dirs {
-        manifests.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
-    }
+    manifests.extend(users);
     Ok(manifests)
 }
 

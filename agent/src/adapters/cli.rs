@@ -10,6 +10,7 @@ mod entry;
 pub mod decoders;
 mod launch;
 mod own_words;
+mod stuck;
 mod run;
 
 use std::ffi::OsString;
@@ -153,11 +154,20 @@ impl CliAdapter {
             timeout: None,
             grace: GRACE,
         };
+        let watched = run::Watched {
+            stop: stop.clone(),
+            halt: stop.child_token(),
+            frozen: input.frozen.clone(),
+            model: input.model.clone().or_else(|| self.manifest.model.clone()),
+            beginning: input.beginning.clone(),
+            conversation: input.conversation.clone(),
+        };
         let control = Control {
-            stop,
+            stop: watched.halt.clone(),
             frozen: input.frozen.clone(),
         };
         let (manifest, agent, login) = (self.manifest.clone(), self.agent.clone(), self.entry.login().cloned());
+        let key = self.entry.key().map(str::to_owned);
         let lent = input.admission.lent.clone();
         // Arguments may name files beside the manifest.
         let beside = self.manifest.source.parent().filter(|folder| folder.is_absolute());
@@ -171,6 +181,7 @@ impl CliAdapter {
                 program: &program,
                 agent: &agent,
                 login: login.as_ref(),
+                key: key.as_deref(),
                 root: rustix::process::geteuid().is_root(),
             };
             launch::command(&manifest, &input, place)
@@ -182,7 +193,7 @@ impl CliAdapter {
                 return AdapterEnd::Failed(local_failure(FailureKind::AdapterCrash, problem));
             }
         };
-        let mut run = Run::new(self, reporter.clone());
+        let mut run = Run::new(self, reporter.clone(), watched);
         // Full while the attempt's outbox is: then the program's pipes are not read.
         let (sender, chunks) = mpsc::channel(4);
         let (ended, told) = tokio::join!(runner.run(command, limits, control, sender), run.take(chunks));
@@ -195,6 +206,15 @@ impl CliAdapter {
                 self.entry.judged(lent.as_ref(), end).await
             }
         }
+    }
+
+    /// Whether its sessions are in folders of their own: not in the folder of a person's login, where that
+    /// person's sessions are too.
+    fn keeps_sessions_apart(&self) -> bool {
+        let login = self.entry.login().filter(|login| login.is_exclusive());
+        let shared = login.and_then(|login| login.rule().folder.as_ref());
+        let own = self.manifest.session.as_ref().map(|rule| &rule.folder);
+        shared.is_none() || shared != own
     }
 
     /// The program, unless something is missing without which it is of no use.
@@ -249,7 +269,10 @@ impl Adapter for CliAdapter {
     }
 
     fn resumes(&self) -> Resumes {
-        self.manifest.resume
+        match self.keeps_sessions_apart() {
+            true => self.manifest.resume,
+            false => Resumes::None,
+        }
     }
 
     fn provider(&self) -> Vec<AllowRule> {
@@ -257,10 +280,14 @@ impl Adapter for CliAdapter {
     }
 
     fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {
+        if !self.keeps_sessions_apart() {
+            return None;
+        }
         let place = launch::Place {
             program: Path::new(""),
             agent: &self.agent,
             login: self.entry.login(),
+            key: self.entry.key(),
             root: rustix::process::geteuid().is_root(),
         };
         launch::session_file(&self.manifest, input, place)

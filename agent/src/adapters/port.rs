@@ -20,7 +20,7 @@ use kage_core::prompt::Prompt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::session_file::SessionFile;
+use crate::adapters::session_file::{Conversation, SessionFile};
 use crate::adapters::steps::Steps;
 use crate::contain::Room;
 use crate::logins::{Lent, Token};
@@ -45,6 +45,8 @@ pub struct SessionInput {
     /// The task's base context as a file, for `KAGE_BASE_CONTEXT`. Shared: read it only.
     pub base_context: Option<PathBuf>,
     pub beginning: Beginning,
+    /// The conversation, for programs that choose its id themselves.
+    pub conversation: Conversation,
     pub steps: Steps,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,
@@ -105,6 +107,7 @@ impl SessionInput {
             },
             base_context: None,
             beginning: Beginning::New,
+            conversation: Conversation::default(),
             steps: Steps::unheard(),
             worktree: None,
             folder: None,

@@ -1,16 +1,97 @@
 //! The file in which a program keeps a session. Lines are only appended. It contains names of its
 //! machine, which are replaced on the way to another machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
 /// The file in which a program keeps a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SessionFile {
-    pub path: PathBuf,
+    pub place: FilePlace,
     /// Names that differ on another machine, as the file has them, and their neutral form.
     pub names: Vec<(String, String)>,
+}
+
+/// The id that a session's program gave its conversation, once the program told it. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Conversation(Arc<OnceLock<String>>);
+
+impl Conversation {
+    /// The longest id, in bytes.
+    const LONGEST: usize = 128;
+
+    /// Keeps the id that the program told first, if it can be a part of a file's name.
+    pub fn told(&self, id: &str) {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if !id.is_empty() && id.len() <= Self::LONGEST && id.chars().all(is_name) {
+            self.0.get_or_init(|| id.to_owned());
+        }
+    }
+
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+}
+
+/// Where a session file is.
+#[derive(Debug, Clone)]
+pub enum FilePlace {
+    At(PathBuf),
+    /// The program names it after the conversation's id, which it chooses itself.
+    Named {
+        folder: PathBuf,
+        /// Below the folder. `*` stands for any part of a name, `{conversation}` for the id.
+        pattern: String,
+        conversation: Conversation,
+    },
+}
+
+/// The placeholder of the id in a pattern.
+pub(crate) const CONVERSATION: &str = "{conversation}";
+
+impl FilePlace {
+    /// The file's path; `None` while it is not known. Blocks.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::At(path) => Some(path.clone()),
+            Self::Named {
+                folder,
+                pattern,
+                conversation,
+            } => find(folder, &pattern.replace(CONVERSATION, conversation.id()?)),
+        }
+    }
+}
+
+/// The file that fits a pattern of names; the last by name when there are several.
+fn find(folder: &Path, pattern: &str) -> Option<PathBuf> {
+    let (name, rest) = match pattern.split_once('/') {
+        Some((name, rest)) => (name, Some(rest)),
+        None => (pattern, None),
+    };
+    let entries = std::fs::read_dir(folder).ok()?.flatten();
+    let fitting = entries.filter(|entry| entry.file_name().to_str().is_some_and(|found| fits(name, found)));
+    let mut paths: Vec<_> = fitting.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.into_iter().rev().find_map(|path| match rest {
+        Some(rest) => find(&path, rest),
+        None => path.is_file().then_some(path),
+    })
+}
+
+/// Whether a name fits a pattern, in which `*` stands for any part of it.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((begin, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(name) = name.strip_prefix(begin) else {
+        return false;
+    };
+    let mut ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
+    ends.any(|at| fits(rest, &name[at..]))
 }
 
 impl SessionFile {
@@ -48,7 +129,7 @@ mod tests {
     #[test]
     fn names_change_on_the_way_and_back() {
         let file = |root: &str| SessionFile {
-            path: PathBuf::new(),
+            place: FilePlace::At(PathBuf::new()),
             names: vec![
                 (format!("{root}/scratch/1"), "{scratch}".to_owned()),
                 (format!("{root}/scratch/1/work"), "{worktree}".to_owned()),
@@ -62,5 +143,49 @@ mod tests {
             there,
             br#"{"cwd":"/bb/scratch/1/work/src","home":"/bb/scratch/1/home","x":"\xff"}"#
         );
+    }
+    #[test]
+    fn only_a_name_is_the_id_of_a_conversation_and_the_first_one_stays() {
+        let conversation = Conversation::default();
+        for wrong in ["", "../x", "a/b", "a b", "*", &"x".repeat(200)] {
+            conversation.told(wrong);
+            assert_eq!(conversation.id(), None, "{wrong}");
+        }
+        let shared = conversation.clone();
+        shared.told("01a2-b_c");
+        shared.told("another");
+        assert_eq!(conversation.id(), Some("01a2-b_c"));
+    }
+
+    #[test]
+    fn a_file_is_found_by_the_id_that_its_program_chose() {
+        let folder = tempfile::tempdir().unwrap();
+        let day = folder.path().join("sessions/2026/11/30");
+        std::fs::create_dir_all(&day).unwrap();
+        for name in ["rollout-1-aaa.jsonl", "rollout-2-bbb.jsonl", "rollout-3-bbb.txt"] {
+            std::fs::write(day.join(name), "").unwrap();
+        }
+        let conversation = Conversation::default();
+        let place = FilePlace::Named {
+            folder: folder.path().to_owned(),
+            pattern: "sessions/*/*/*/rollout-*-{conversation}.jsonl".to_owned(),
+            conversation: conversation.clone(),
+        };
+        assert_eq!(place.path(), None);
+        conversation.told("bbb");
+        assert_eq!(place.path(), Some(day.join("rollout-2-bbb.jsonl")));
+        std::fs::remove_file(day.join("rollout-2-bbb.jsonl")).unwrap();
+        assert_eq!(place.path(), None);
+
+        for (pattern, name, expected) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "ac", true),
+            ("a*c", "acb", false),
+            ("*-*x", "é-é-x", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(fits(pattern, name), expected, "{pattern} {name}");
+        }
     }
 }

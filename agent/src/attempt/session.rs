@@ -30,6 +30,7 @@ use super::shell::{Ran, Shell};
 use super::watchdog::{Watched, crash, watch_over, within};
 use super::{ABANDON, Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
+use crate::adapters::session_file::Conversation;
 use crate::adapters::steps::{CheckpointRequest, Steps};
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::port::{WentBack, Workspace};
@@ -101,6 +102,7 @@ pub(super) async fn run(
         prompt,
         base_context: prepared.base.as_ref().map(|base| base.path.clone()),
         beginning: Beginning::New,
+        conversation: Conversation::default(),
         steps: Steps::unheard(),
         worktree: workspace.map(|workspace| workspace.path().to_owned()),
         folder: attempt.repository().and_then(|repository| repository.folder.clone()),

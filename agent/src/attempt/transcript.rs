@@ -63,7 +63,10 @@ fn since(session: &SessionFile, mark: Mark) -> io::Result<Gained> {
         bytes: Vec::new(),
         to: mark,
     };
-    let mut file = match std::fs::File::open(&session.path) {
+    let Some(path) = session.place.path() else {
+        return Ok(nothing);
+    };
+    let mut file = match std::fs::File::open(path) {
         Ok(file) => file,
         // The program has not started writing.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing),
@@ -96,17 +99,18 @@ fn since(session: &SessionFile, mark: Mark) -> io::Result<Gained> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::session_file::FilePlace;
 
     #[test]
     fn a_session_file_is_taken_by_whole_lines() {
         let folder = tempfile::tempdir().unwrap();
         let session = SessionFile {
-            path: folder.path().join("s.jsonl"),
+            place: FilePlace::At(folder.path().join("s.jsonl")),
             names: vec![("/made/up".to_owned(), "{here}".to_owned())],
         };
         let mark = |position, offset| Mark { position, offset };
         assert_eq!(since(&session, mark(2, 4)).unwrap().to, mark(2, 4));
-        std::fs::write(&session.path, "a\nb\n\"/made/up/x\"\nhalf").unwrap();
+        std::fs::write(folder.path().join("s.jsonl"), "a\nb\n\"/made/up/x\"\nhalf").unwrap();
         let gained = since(&session, mark(2, 4)).unwrap();
         assert_eq!(gained.bytes, b"\"{here}/x\"\n");
         assert_eq!((gained.from, gained.to), (2, mark(3, 17)));

@@ -72,6 +72,14 @@ impl Entry {
         }
     }
 
+    /// The variable that lets it in.
+    pub(super) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Variable(name) => Some(name),
+            Self::Open | Self::Login { .. } | Self::Missing(_) => None,
+        }
+    }
+
     /// What lets it in now; otherwise what a person has to do.
     pub(super) fn access(&self) -> Result<Option<AdapterAccess>, String> {
         match self {

@@ -1,8 +1,14 @@
 //! The output formats of programs. Each format is a file and a line in [`FORMATS`]; a manifest
 //! names it as its `parser`.
 
-mod claude_stream_json;
+mod dollars;
+mod event_lines;
 mod text;
+mod claude_stream_json;
+mod codex_json;
+mod gemini_stream_json;
+mod opencode_json;
+mod qwen_stream_json;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,6 +27,10 @@ use crate::adapters::port::Report;
 static FORMATS: &[Format] = &[
     text::FORMAT,
     claude_stream_json::FORMAT,
+    codex_json::FORMAT,
+    gemini_stream_json::FORMAT,
+    opencode_json::FORMAT,
+    qwen_stream_json::FORMAT,
 ];
 
 /// The format of a program's output.
@@ -28,6 +38,8 @@ static FORMATS: &[Format] = &[
 pub struct Format {
     /// The name in manifests.
     pub name: &'static str,
+    /// The program that prints it, as rules for failures name it; empty: any.
+    pub family: &'static str,
     /// Which words of the output the rules of a manifest are about.
     pub(super) rules: Rules,
     /// Begins to read a run's output.
@@ -49,6 +61,14 @@ pub(super) trait Reader: Debug + Send + Sync {
 
     /// Reads the end of the output.
     fn finish(&mut self) -> Vec<Report>;
+
+    /// The session goes on from these lines of its file: what they count was reported before.
+    fn resumed(&mut self, _said: &[u8]) {}
+
+    /// The id that the program gave the conversation, when its output tells it.
+    fn conversation(&self) -> Option<&str> {
+        None
+    }
 
     /// The end that the program itself reports.
     fn outcome(&self, heard: LocalTime) -> Outcome;
@@ -122,3 +142,6 @@ pub(super) fn in_any_pieces(format: &str, bytes: &[u8], size: usize) -> BTreeMap
     assert_eq!(read(size.max(1)), whole);
     whole.0
 }
+
+#[cfg(test)]
+mod tests;

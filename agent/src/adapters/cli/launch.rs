@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::manifest::{BasePass, LONG, Manifest, Pass, fill};
+use super::manifest::files::{self, write_private};
+use super::manifest::{BasePass, LONG, Manifest, Pass, SessionRule, VARIABLE, fill};
 use crate::adapters::port::{Beginning, SessionInput, next_message};
-use crate::adapters::session_file::SessionFile;
+use crate::adapters::session_file::{FilePlace, SessionFile};
 use crate::logins::Login;
 use crate::logins::rule::{TOKEN_PLACEHOLDER, TokenPass};
 use crate::process::{
@@ -30,6 +30,8 @@ pub(super) struct Place<'a> {
     pub(super) agent: &'a AgentEnvironment,
     /// The login that lets it in, if that is what does.
     pub(super) login: Option<&'a Login>,
+    /// The agent's variable that lets it in, if that is what does.
+    pub(super) key: Option<&'a str>,
     pub(super) root: bool,
 }
 
@@ -48,12 +50,19 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         }
     };
 
-    let mut values = values(manifest, input, &cwd)?;
+    let mut values = values(manifest, input, &cwd, place)?;
     match &input.beginning {
         Beginning::New => values.insert("new_session", session_id(input)?),
-        Beginning::GoOn { .. } => values.insert("old_session", session_id(input)?),
+        Beginning::GoOn { said, .. } => {
+            let id = old_session(manifest, input, said)?;
+            input.conversation.told(&id);
+            values.insert("conversation", id.clone());
+            values.insert("old_session", id)
+        }
     };
     if let Some(model) = input.model.as_ref().or(manifest.model.as_ref()) {
+        let name = model.split_once('/').map_or(model.as_str(), |(_, name)| name);
+        values.insert("model_name", name.to_owned());
         values.insert("model", model.clone());
     }
 
@@ -66,6 +75,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         }
         BasePass::Arg if shared.len() <= LONG => {
             values.insert("base", shared.clone());
+            values.insert("base_json", serde_json::Value::from(shared.as_str()).to_string());
         }
         // The session has it.
         BasePass::Arg | BasePass::Prompt if input.beginning != Beginning::New => {}
@@ -79,9 +89,8 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
             note,
             instruction,
         } => {
-            if let Some(file) = session_file(manifest, input, place) {
-                std::fs::create_dir_all(file.path.parent().unwrap_or(scratch))?;
-                std::fs::write(&file.path, said)?;
+            if let Some(rule) = &manifest.session {
+                write_session(rule, &environment(manifest, input, place, &values), &values, said)?;
             }
             // A session with an instruction was not interrupted.
             let begins = if instruction.is_empty() { GO_ON } else { "" };
@@ -102,6 +111,8 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         let content = content.replace(TOKEN_PLACEHOLDER, lent.token.reveal());
         write_private(Path::new(&fill(file, &values)), &content)?;
     }
+
+    files::write(&manifest.folders, &manifest.files, &values)?;
 
     let mut stdin = Stdin::Null;
     let pass = match manifest.prompt.pass {
@@ -128,17 +139,61 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
 }
 
 /// The values of the placeholders.
-fn values(manifest: &Manifest, input: &SessionInput, cwd: &Path) -> io::Result<BTreeMap<&'static str, String>> {
+fn values<'m>(
+    manifest: &'m Manifest,
+    input: &SessionInput,
+    cwd: &Path,
+    place: Place<'_>,
+) -> io::Result<BTreeMap<&'m str, String>> {
     let worktree = utf8(cwd)?;
     let slug = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    Ok(BTreeMap::from([
+    let mut values = BTreeMap::from([
         ("session_id", session_id(input)?),
         ("session_name", input.name.to_string()),
         ("worktree_slug", worktree.chars().map(slug).collect()),
         ("worktree", worktree),
         ("scratch", utf8(&input.scratch)?),
+        ("home", utf8(&input.places.home)?),
         ("manifest_dir", utf8(manifest.source.parent().unwrap_or(Path::new("")))?),
-    ]))
+    ]);
+    if let Some(key) = place.key {
+        values.insert("key", key.to_owned());
+    }
+    for name in manifest.variables() {
+        if let Some(value) = name.strip_prefix(VARIABLE).and_then(|name| place.agent.text(name)) {
+            values.insert(name, value.to_owned());
+        }
+    }
+    Ok(values)
+}
+
+/// The id of the conversation that goes on: the one in its file, where the program chose it.
+fn old_session(manifest: &Manifest, input: &SessionInput, said: &[u8]) -> io::Result<String> {
+    let Some(pointer) = manifest.session.as_ref().and_then(|rule| rule.id.as_ref()) else {
+        return session_id(input);
+    };
+    let first = said.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let first: serde_json::Value = serde_json::from_slice(first).map_err(io::Error::other)?;
+    let id = first.pointer(&pointer.to_string()).and_then(serde_json::Value::as_str);
+    id.map(str::to_owned)
+        .ok_or_else(|| io::Error::other(format!("the session file has no id at {pointer}")))
+}
+
+/// Puts the conversation so far where the program looks for it.
+fn write_session(
+    rule: &SessionRule,
+    env: &Environment,
+    values: &BTreeMap<&str, String>,
+    said: &[u8],
+) -> io::Result<()> {
+    let Some(folder) = env.get(&rule.folder) else {
+        return Ok(());
+    };
+    let path = Path::new(&folder.value).join(fill(&rule.file, values));
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, said)
 }
 
 /// The attempt's id as a UUID with hyphens.
@@ -150,7 +205,7 @@ fn session_id(input: &SessionInput) -> io::Result<String> {
 /// The program's session file; `None` when the manifest names none, or its path is not UTF-8.
 pub(super) fn session_file(manifest: &Manifest, input: &SessionInput, place: Place<'_>) -> Option<SessionFile> {
     let rule = manifest.session.as_ref()?;
-    let values = values(manifest, input, &input.start()?).ok()?;
+    let values = values(manifest, input, &input.start()?, place).ok()?;
     let env = environment(manifest, input, place, &values);
     let folder = &env.get(&rule.folder)?.value;
     let names = [
@@ -167,8 +222,16 @@ pub(super) fn session_file(manifest: &Manifest, input: &SessionInput, place: Pla
         let top = utf8(input.worktree.as_ref()?).ok()?;
         names.push((in_json(&top), "{kage:top}".to_owned()));
     }
+    let folder = Path::new(folder);
     Some(SessionFile {
-        path: Path::new(folder).join(fill(&rule.file, &values)),
+        place: match &rule.find {
+            Some(pattern) => FilePlace::Named {
+                folder: folder.to_owned(),
+                pattern: pattern.clone(),
+                conversation: input.conversation.clone(),
+            },
+            None => FilePlace::At(folder.join(fill(&rule.file, &values))),
+        },
         names,
     })
 }
@@ -225,16 +288,6 @@ fn login_variable(login: &Login, input: &SessionInput) -> Option<LoginVariable> 
         name: rule.pass.as_ref()?.env.clone()?,
         value: lent.token.reveal().into(),
     })
-}
-
-/// Writes a file that only the agent's user can read.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
 }
 
 fn write(scratch: &Path, name: &str, text: &str) -> io::Result<String> {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kage_core::failure::FailureKind;
 use kage_core::id::AdapterName;
+use kage_core::json::JsonPointer;
 use kage_core::network::{AllowRule, Destination};
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
@@ -15,13 +15,18 @@ use url::Url;
 
 use super::formats::FormatName;
 use crate::adapters::port::Resumes;
+use crate::adapters::session_file::CONVERSATION;
 use crate::logins::rule::LoginRule;
 use crate::process::AgentEnvironment;
 
+pub(super) mod files;
 mod placeholders;
+mod rules;
 
-pub(super) use placeholders::fill;
-use placeholders::{PLACEHOLDERS, placeholders};
+pub use files::FileRule;
+use placeholders::{PLACEHOLDERS, is_known, placeholders};
+pub(super) use placeholders::{VARIABLE, fill};
+pub use rules::FailureRule;
 
 /// Texts longer than this, in bytes, are not passed as an argument: Linux allows 128 KiB.
 pub const LONG: usize = 100 << 10;
@@ -46,6 +51,9 @@ pub struct Manifest {
     /// The format of its output.
     #[serde(default)]
     pub parser: FormatName,
+    /// The program as rules for failures name it; without it, that of the format.
+    #[serde(default)]
+    pub family: Option<String>,
     #[serde(default)]
     pub prompt: PromptRule,
     /// How it gets the context that all sessions of a task share.
@@ -53,6 +61,12 @@ pub struct Manifest {
     pub base: BaseRule,
     #[serde(default)]
     pub env: EnvRule,
+    /// Folders that have to exist; may contain placeholders.
+    #[serde(default)]
+    pub folders: Vec<String>,
+    /// Files that are written before it starts.
+    #[serde(default, rename = "file")]
+    pub files: Vec<FileRule>,
     /// From which points it can resume a session.
     #[serde(default)]
     pub resume: Resumes,
@@ -154,6 +168,24 @@ pub struct EnvRule {
     pub as_root: BTreeMap<String, String>,
 }
 
+impl EnvRule {
+    /// Variables in a text are not secret, and stand in the lists, so that a shell hands them over.
+    fn check(&self, text: &str) -> Result<(), String> {
+        for name in placeholders(text).filter_map(|name| name.strip_prefix(VARIABLE)) {
+            let is_in = |list: &[String]| list.iter().any(|listed| listed == name);
+            if is_in(&self.secret) {
+                return Err(format!(
+                    "{{env:{name}}} is secret: other users can read arguments and files"
+                ));
+            }
+            if !is_in(&self.inherit) && !is_in(&self.require) {
+                return Err(format!("{{env:{name}}} needs {name:?} in [env] inherit"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Where a program keeps its session: a file to which it appends lines.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,6 +194,30 @@ pub struct SessionRule {
     pub folder: String,
     /// The file in the folder; may contain placeholders.
     pub file: String,
+    /// How to find the file of a program that chooses the conversation's id itself: its place below the
+    /// folder, with `*` for any part of a name and `{conversation}` for the id.
+    #[serde(default)]
+    pub find: Option<String>,
+    /// Where the id is in the file's first line.
+    #[serde(default, deserialize_with = "pointer")]
+    pub id: Option<JsonPointer>,
+}
+
+impl SessionRule {
+    fn check(&self) -> Result<(), String> {
+        let named = |text: &str| text.contains(CONVERSATION);
+        match (&self.find, &self.id) {
+            (None, None) if named(&self.file) => {
+                Err("[session] file has {conversation}, and needs `find` and `id`".to_owned())
+            }
+            (None, None) => Ok(()),
+            (Some(find), Some(_)) if named(find) && named(&self.file) => Ok(()),
+            (Some(_), Some(_)) => {
+                Err("[session] file and find need {conversation}, the id that the program chooses".to_owned())
+            }
+            (Some(_), None) | (None, Some(_)) => Err("[session] find and id belong together".to_owned()),
+        }
+    }
 }
 
 /// What a program needs of the network.
@@ -211,20 +267,6 @@ pub struct Watchdog {
     pub idle_seconds: Option<Duration>,
 }
 
-/// The meaning of an exit code or of a message. A rule without an exit code applies only when the
-/// program failed; `exit_code = 0` finds failures of programs that exit with 0.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FailureRule {
-    /// The code the program ended with.
-    #[serde(default)]
-    pub exit_code: Option<i32>,
-    /// Searched in the end of its output, standard error included.
-    #[serde(default, deserialize_with = "pattern")]
-    pub pattern: Option<Regex>,
-    pub kind: FailureKind,
-}
-
 /// A version as numbers, compared from the left.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
@@ -258,16 +300,16 @@ impl std::fmt::Display for Version {
     }
 }
 
+fn pointer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<JsonPointer>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(de::Error::custom)
+}
+
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     match u64::deserialize(deserializer)? {
         0 => Err(de::Error::custom("a limit of 0 seconds")),
         seconds => Ok(Some(Duration::from_secs(seconds))),
     }
-}
-
-fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Regex>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Regex::new(&text).map(Some).map_err(de::Error::custom)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -356,10 +398,13 @@ impl Manifest {
         });
         let values = self.env.set.values().chain(self.env.as_root.values());
         let file = self.session.iter().map(|session| &session.file);
+        let files = self.files.iter().flat_map(|file| [&file.path, &file.content]);
         let token = self.login.iter().filter_map(|login| login.pass.as_ref()?.file.as_ref());
         args.chain(values)
             .chain(file)
             .chain(token)
+            .chain(&self.folders)
+            .chain(files)
             .map(String::as_str)
             .chain([self.command.as_str()])
     }
@@ -369,18 +414,23 @@ impl Manifest {
             return Err("`command` is empty".to_owned());
         }
         for text in self.texts() {
-            if let Some(unknown) = placeholders(text).find(|name| !PLACEHOLDERS.contains(name)) {
+            if let Some(unknown) = placeholders(text).find(|name| !is_known(name)) {
                 return Err(format!(
-                    "{{{unknown}}} is not a placeholder; there are {}",
+                    "{{{unknown}}} is not a placeholder; there are {}, env:NAME",
                     PLACEHOLDERS.join(", ")
                 ));
             }
+            self.env.check(text)?;
         }
         let uses = |name: &str| self.texts().any(|text| placeholders(text).any(|found| found == name));
         let needs = [
             (self.prompt.pass == Pass::Arg, "prompt", "prompt.pass = \"arg\""),
             (self.prompt.pass == Pass::File, "prompt_file", "prompt.pass = \"file\""),
-            (self.base.pass == BasePass::Arg, "base", "base.pass = \"arg\""),
+            (
+                self.base.pass == BasePass::Arg && !uses("base_json"),
+                "base",
+                "base.pass = \"arg\"",
+            ),
             (self.base.pass == BasePass::File, "base_file", "base.pass = \"file\""),
         ];
         for (needed, name, because) in needs {
@@ -404,20 +454,26 @@ impl Manifest {
         if self.resume != Resumes::None && (self.session.is_none() || !uses("old_session")) {
             return Err("`resume` needs [session], and {old_session} somewhere in `args`".to_owned());
         }
+        if let Some(session) = &self.session {
+            session.check()?;
+        }
         if let Some(login) = &self.login {
             login.check()?;
         }
-        if let Some(rule) = self
-            .failures
-            .iter()
-            .find(|rule| rule.exit_code.is_none() && rule.pattern.is_none())
-        {
-            return Err(format!(
-                "a failure rule ({:?}) has neither exit_code nor pattern",
-                rule.kind
-            ));
-        }
-        Ok(())
+        files::check(&self.folders, &self.files)?;
+        self.failures.iter().try_for_each(FailureRule::check)
+    }
+
+    /// The program as rules for failures name it.
+    #[must_use]
+    pub fn family(&self) -> &str {
+        self.family.as_deref().unwrap_or(self.parser.0.family)
+    }
+
+    /// Every agent's variable that a placeholder stands for.
+    pub(super) fn variables(&self) -> impl Iterator<Item = &str> {
+        let named = self.texts().flat_map(placeholders);
+        named.filter(|name| name.starts_with(VARIABLE))
     }
 
     /// The arguments with their placeholders filled in.
@@ -428,8 +484,7 @@ impl Manifest {
             match argument {
                 Argument::One(one) => args.push(fill(one, values)),
                 Argument::Group(group) => {
-                    let complete = |text: &String| placeholders(text).all(|name| values.contains_key(name));
-                    if group.iter().all(complete) {
+                    if group.iter().all(|text| is_complete(text, values)) {
                         args.extend(group.iter().map(|text| fill(text, values)));
                     }
                 }
@@ -437,6 +492,11 @@ impl Manifest {
         }
         args
     }
+}
+
+/// Whether every placeholder of a text has a value.
+fn is_complete(text: &str, values: &BTreeMap<&str, String>) -> bool {
+    placeholders(text).all(|name| values.contains_key(name))
 }
 
 #[cfg(test)]

@@ -2,18 +2,39 @@
 
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
-use tokio::sync::mpsc;
+use kage_core::failure_table::Speaker;
+use kage_core::usage::Usage;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::CliAdapter;
 use super::formats::{Outcome, Reader, Rules};
 use super::own_words::OwnWords;
+use super::stuck::Stuck;
 use crate::adapters::local_time;
-use crate::adapters::port::{AdapterEnd, Report, Reporter, ReporterClosed};
+use crate::adapters::port::{AdapterEnd, Beginning, Report, Reporter, ReporterClosed};
+use crate::adapters::session_file::Conversation;
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{Cause, Chunk, Ended, Pipe, Status};
 
 /// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
 const REASON: usize = 8 << 10;
+
+/// What a run's output is read with.
+pub(super) struct Watched {
+    /// Cancelled by the attempt.
+    pub(super) stop: CancellationToken,
+    /// Ends the program; cancelled with `stop`.
+    pub(super) halt: CancellationToken,
+    /// True while the program is not let run.
+    pub(super) frozen: watch::Receiver<bool>,
+    /// The model that the program was asked to use.
+    pub(super) model: Option<String>,
+    pub(super) beginning: Beginning,
+    /// Where the id goes that the program gives its conversation.
+    pub(super) conversation: Conversation,
+}
 
 /// The output of one run of the program.
 pub(super) struct Run<'a> {
@@ -23,50 +44,112 @@ pub(super) struct Run<'a> {
     wrote: HeadTail,
     /// Its own error messages, for the rules for all programs.
     own: OwnWords,
+    /// Whether it only says the same and gets nothing done.
+    stuck: Stuck<'a>,
+    /// What it was ended for.
+    over: Option<(FailureKind, String)>,
+    watched: Watched,
     reporter: Reporter,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(adapter: &'a CliAdapter, reporter: Reporter) -> Self {
+    pub(super) fn new(adapter: &'a CliAdapter, reporter: Reporter, watched: Watched) -> Self {
+        let mut reader = (adapter.manifest.parser.0.reader)();
+        if let Beginning::GoOn { said, .. } = &watched.beginning {
+            reader.resumed(said);
+        }
         Self {
             adapter,
-            reader: (adapter.manifest.parser.0.reader)(),
+            reader,
             wrote: HeadTail::new(REASON),
             own: OwnWords::new(),
+            stuck: Stuck::new(&adapter.manifest.failures),
+            over: None,
+            watched,
             reporter,
         }
     }
 
     /// Reads everything that the program prints, until it closes its output.
     pub(super) async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
-        while let Some(Chunk { pipe, bytes }) = chunks.recv().await {
-            self.wrote.push(&bytes);
-            match pipe {
-                Pipe::Stdout => self.own.stdout(&bytes),
-                Pipe::Stderr => self.own.stderr(&bytes),
+        loop {
+            let until = self.stuck.until().filter(|_| self.over.is_none());
+            tokio::select! {
+                biased;
+                chunk = chunks.recv() => match chunk {
+                    Some(chunk) => self.chunk(chunk).await?,
+                    None => break,
+                },
+                () = at(until) => self.out_of_time(),
             }
-            // Any byte counts, also half a line or a line that is not shown.
-            self.reporter.alive();
-            let reports = match pipe {
-                Pipe::Stdout => self.reader.read(bytes),
-                Pipe::Stderr => vec![Report::Output(OutputStream::Stderr, bytes)],
-            };
-            self.tell(reports).await?;
         }
         self.own.finish();
         let reports = self.reader.finish();
         self.tell(reports).await
     }
 
+    async fn chunk(&mut self, Chunk { pipe, bytes }: Chunk) -> Result<(), ReporterClosed> {
+        self.wrote.push(&bytes);
+        // Any byte counts, also half a line or a line that is not shown.
+        self.reporter.alive();
+        let now = Instant::now();
+        let reports = match pipe {
+            Pipe::Stdout => {
+                self.own.stdout(&bytes);
+                let other_lines = self.stuck.stdout(&bytes, now);
+                let reports = self.reader.read(bytes);
+                if let Some(id) = self.reader.conversation() {
+                    self.watched.conversation.told(id);
+                }
+                let progress = match self.adapter.manifest.parser.0.rules {
+                    Rules::Everything => other_lines,
+                    Rules::OwnWords => reports.iter().any(is_progress),
+                };
+                if progress {
+                    self.stuck.progress();
+                }
+                reports
+            }
+            Pipe::Stderr => {
+                self.own.stderr(&bytes);
+                self.stuck.stderr(&bytes, now);
+                vec![Report::Output(OutputStream::Stderr, bytes)]
+            }
+        };
+        self.tell(reports).await
+    }
+
+    /// Ends a program that got nothing done for as long as a rule allows.
+    fn out_of_time(&mut self) {
+        let now = Instant::now();
+        if *self.watched.frozen.borrow() {
+            self.stuck.again(now);
+        } else if let Some(over) = self.stuck.over(now) {
+            self.over = Some(over);
+            self.watched.halt.cancel();
+        }
+    }
+
     async fn tell(&self, reports: Vec<Report>) -> Result<(), ReporterClosed> {
         for report in reports {
             match report {
-                Report::Event(body) => self.reporter.event(body).await?,
+                Report::Event(body) => self.reporter.event(self.with_model(body)).await?,
                 Report::Output(stream, bytes) => self.reporter.output(stream, bytes).await?,
                 Report::Alive => self.reporter.alive(),
             }
         }
         Ok(())
+    }
+
+    /// The event with the model that was asked for, where the program counts tokens and names no model.
+    fn with_model(&self, mut body: EventBody) -> EventBody {
+        if let (EventBody::UsageRecorded { model, usage, .. }, Some(asked)) = (&mut body, &self.watched.model)
+            && model.is_empty()
+            && *usage != Usage::UNKNOWN
+        {
+            asked.clone_into(model);
+        }
+        body
     }
 
     /// Classifies the end of the program.
@@ -76,6 +159,13 @@ impl<'a> Run<'a> {
             if self.reporter.event(EventBody::Warning(warning)).await.is_err() {
                 return AdapterEnd::Stopped;
             }
+        }
+        if let Some((kind, line)) = self.over.take()
+            && !self.watched.stop.is_cancelled()
+        {
+            // A wait in the line is how long the program would have waited, not what the provider asked for.
+            let message = format!("the program got no further and was ended; it said: {line}");
+            return AdapterEnd::Failed(Failure::new(kind, message));
         }
         match ended.cause {
             // The attempt knows why it stopped the program.
@@ -108,12 +198,21 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn speaker(&self) -> Speaker<'a> {
+        let manifest = &self.adapter.manifest;
+        Speaker {
+            adapter: manifest.name.as_str(),
+            family: manifest.family(),
+        }
+    }
+
     fn by_manifest(&self, status: Status, wrote: &str) -> Option<Failure> {
         let code = match status {
             Status::Code(code) => Some(code),
             Status::Signal(_) => None,
         };
-        self.adapter.manifest.failures.iter().find_map(|rule| {
+        let rules = self.adapter.manifest.failures.iter();
+        rules.filter(|rule| rule.while_running.is_none()).find_map(|rule| {
             let applies = match rule.exit_code {
                 Some(of) => code == Some(of),
                 None => !status.success(),
@@ -135,14 +234,29 @@ impl<'a> Run<'a> {
     /// Classifies the failure by the program's own messages; `told` is the failure that its parser
     /// found.
     fn by_words(&self, status: Status, told: Option<String>) -> Failure {
-        let (name, heard) = (self.adapter.manifest.name.as_str(), local_time());
+        let (speaker, heard) = (self.speaker(), local_time());
         let mut reasons = told.iter().cloned().chain(self.own.reasons());
-        let known = reasons.find_map(|words| self.adapter.failures.classify(name, &words, heard));
+        let known = reasons.find_map(|words| self.adapter.failures.classify(speaker, &words, heard));
         known.unwrap_or_else(|| {
             let last = told.as_deref().unwrap_or_else(|| self.own.last_line());
             let message = format!("the program ended with {status}: {}", one_line(last, 400));
             Failure::new(FailureKind::AdapterCrash, message.trim_end_matches([':', ' ']))
         })
+    }
+}
+
+/// Whether the program got something done.
+fn is_progress(report: &Report) -> bool {
+    matches!(
+        report,
+        Report::Event(EventBody::Activity(_) | EventBody::UsageRecorded { .. })
+    )
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

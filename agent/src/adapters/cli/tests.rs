@@ -130,7 +130,7 @@ env.set.STORE = "{scratch}/store"
     let tree = place.path("tree").display().to_string();
     let slug = tree.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     assert_eq!(
-        file.path,
+        file.place.path().unwrap(),
         place.path("scratch/store").join(&slug).join(format!("{id}.jsonl"))
     );
     let kept = format!(
@@ -170,6 +170,121 @@ env.set.STORE = "{scratch}/store"
         "{}",
         told.stdout
     );
+}
+
+/// A program that names its conversation itself: its file is found by the name that it told, and on another
+/// machine it gets the file and the name.
+#[tokio::test]
+async fn a_session_whose_id_the_program_chose_is_resumed() {
+    let place = Place::new();
+    place.program(
+        "tool",
+        "day=$STORE/2026/11/30; mkdir -p $day; printf '%s|' \"$@\" >&2\n\
+         if [ -n \"$1\" ] && [ \"$1\" = resume ]; then cat $STORE/moved-$2.jsonl; exit; fi\n\
+         echo '{\"type\":\"session_meta\",\"payload\":{\"id\":\"01a2-b\"}}' > $day/rollout-7-01a2-b.jsonl\n\
+         echo '{\"type\":\"session_meta\"}' > $day/rollout-9-other.jsonl\n\
+         echo '{\"type\":\"thread.started\",\"thread_id\":\"01a2-b\"}'; echo '{\"type\":\"turn.completed\"}'",
+    );
+    let manifest = r#"
+name = "x"
+command = "tool"
+parser = "codex-json"
+resume = "position"
+args = [["resume", "{old_session}"], ["{prompt}"]]
+folders = ["{scratch}/store"]
+prompt = { pass = "arg", opening = "Opening. " }
+session = { folder = "STORE", file = "moved-{conversation}.jsonl", find = "*/*/*/rollout-*-{conversation}.jsonl", id = "/payload/id" }
+env.set.STORE = "{scratch}/store"
+"#;
+    let adapter = Arc::new(place.adapter(manifest).await);
+    let input = place.input("", "own");
+    let file = adapter.session_file(&input).unwrap();
+    assert_eq!(file.place.path(), None);
+    let told = run(
+        Arc::clone(&adapter) as Arc<dyn Adapter>,
+        input.clone(),
+        CancellationToken::new(),
+    )
+    .await;
+    assert_eq!((told.end, told.stderr.as_str()), (done(""), "Opening. own|"));
+    let path = file.place.path().unwrap();
+    assert!(
+        path.ends_with("2026/11/30/rollout-7-01a2-b.jsonl"),
+        "{}",
+        path.display()
+    );
+
+    let elsewhere = Place::new();
+    fs::copy(place.path("bin/tool"), elsewhere.path("bin/tool")).unwrap();
+    let mut input = elsewhere.input("", "own");
+    input.beginning = Beginning::GoOn {
+        said: fs::read(path).unwrap().into(),
+        note: String::new(),
+        instruction: "Next.".to_owned(),
+    };
+    let told = elsewhere.run(manifest, input.clone()).await;
+    assert_eq!(told.stderr, "resume|01a2-b|Opening. Next.|");
+    assert!(told.transcript.contains("session_meta"), "{}", told.transcript);
+    assert_eq!(input.conversation.id(), Some("01a2-b"));
+
+    input.beginning = Beginning::GoOn {
+        said: "{\"payload\":{}}\n".into(),
+        note: String::new(),
+        instruction: String::new(),
+    };
+    let AdapterEnd::Failed(failure) = elsewhere.run(manifest, input).await.end else {
+        panic!("it was resumed without an id");
+    };
+    assert!(failure.message.contains("no id at /payload/id"), "{failure}");
+}
+
+/// The person's own sessions are in the folder of a login that one session at a time has.
+#[tokio::test]
+async fn a_session_in_the_folder_of_a_persons_login_is_not_moved() {
+    let mut place = Place::new();
+    fs::create_dir_all(place.path("home/.codex")).unwrap();
+    fs::write(
+        place.path("home/.codex/auth.json"),
+        "{\"tokens\":{\"access_token\":\"access-123456\",\"refresh_token\":\"refresh-123456\"}}",
+    )
+    .unwrap();
+    place.env.insert("HOME".into(), place.path("home").into());
+    place.program(
+        "codex",
+        "if [ \"$1\" = --version ]; then echo 9.9.9; exit; fi\nprintf '[%s]\\n' \"$@\" \"$CODEX_HOME\"",
+    );
+    let manifest = include_str!("../../../data/codex.toml");
+    let adapter = place.adapter(manifest).await;
+    assert_eq!((adapter.info().unavailable, adapter.resumes()), (None, Resumes::None));
+    assert!(adapter.session_file(&place.input("", "own")).is_none());
+    let told = place.run(manifest, place.input("a \"base\"\n", "own")).await;
+    assert!(
+        told.stdout
+            .contains(&format!("[{}]", place.path("home/.codex").display())),
+        "{}",
+        told.stdout
+    );
+    assert!(!told.stdout.contains("model_provider"), "{}", told.stdout);
+    assert!(
+        told.stdout.contains("[developer_instructions=\"a \\\"base\\\"\\n\"]"),
+        "{}",
+        told.stdout
+    );
+
+    place.env.insert("OPENAI_API_KEY".into(), "sk-123456".into());
+    place
+        .env
+        .insert("OPENAI_BASE_URL".into(), "http://127.0.0.1:9/v1".into());
+    assert_eq!(place.adapter(manifest).await.resumes(), Resumes::Position);
+    let told = place.run(manifest, place.input("", "own")).await;
+    for expected in [
+        "[model_providers.kage.env_key=\"OPENAI_API_KEY\"]",
+        "[model_providers.kage.base_url=\"http://127.0.0.1:9/v1\"]",
+        &format!("[{}]", place.path("scratch/home/.codex").display()),
+    ] {
+        assert!(told.stdout.contains(expected), "{expected}: {}", told.stdout);
+    }
+    assert!(place.path("scratch/home/.codex").is_dir());
 }
 
 fn done(summary: &str) -> AdapterEnd {

@@ -18,6 +18,7 @@ use kage_core::usage::{PicoUsd, Usage, UsageClass};
 use serde_json::Value;
 
 use super::super::lines::Lines;
+use super::event_lines::{ACTIVITY, MAX_LINE, UNNAMED, activity, describe, readable, text};
 use super::{Format, Outcome, Reader, Rules, of_line};
 use crate::adapters::port::Report;
 use crate::process::excerpt::one_line;
@@ -28,6 +29,7 @@ use result::ResultLine;
 
 pub(super) const FORMAT: Format = Format {
     name: "claude-stream-json",
+    family: "claude-code",
     rules: Rules::OwnWords,
     reader: || {
         Box::new(ClaudeStreamJson {
@@ -36,15 +38,6 @@ pub(super) const FORMAT: Format = Format {
         })
     },
 };
-
-/// The longest line that is understood.
-const MAX_LINE: usize = 16 << 20;
-
-/// What a tool without a name is called.
-const UNNAMED: &str = "tool";
-
-/// Characters of a line for people.
-const ACTIVITY: usize = 200;
 
 #[derive(Debug)]
 struct ClaudeStreamJson {
@@ -85,43 +78,6 @@ struct Run {
     /// Tools called since usage was reported.
     tools: ToolUses,
     last_text: String,
-}
-
-fn minus(all: Usage, before: Usage) -> Usage {
-    Usage {
-        input: all.input.saturating_sub(before.input),
-        cache_write_5m: all.cache_write_5m.saturating_sub(before.cache_write_5m),
-        cache_write_1h: all.cache_write_1h.saturating_sub(before.cache_write_1h),
-        cache_read: all.cache_read.saturating_sub(before.cache_read),
-        output: all.output.saturating_sub(before.output),
-        reasoning: all.reasoning.saturating_sub(before.reasoning),
-        unreported: all.unreported,
-    }
-}
-
-/// The larger count of each class.
-fn largest(one: Usage, other: Usage) -> Usage {
-    Usage {
-        input: one.input.max(other.input),
-        cache_write_5m: one.cache_write_5m.max(other.cache_write_5m),
-        cache_write_1h: one.cache_write_1h.max(other.cache_write_1h),
-        cache_read: one.cache_read.max(other.cache_read),
-        output: one.output.max(other.output),
-        reasoning: one.reasoning.max(other.reasoning),
-        unreported: one.unreported,
-    }
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
-    value.get(key)?.as_str()
-}
-
-fn activity(line: &str) -> Report {
-    Report::Event(EventBody::Activity(one_line(line, ACTIVITY)))
-}
-
-fn readable(line: &str) -> Report {
-    Report::Output(OutputStream::Stdout, Bytes::from(format!("{line}\n")))
 }
 
 impl Run {
@@ -173,8 +129,9 @@ impl Run {
                     }
                 }
                 Some("tool_use") => {
-                    self.tools.add(text(block, "name").unwrap_or(UNNAMED), 1);
-                    let line = describe(block);
+                    let name = text(block, "name").unwrap_or(UNNAMED);
+                    self.tools.add(name, 1);
+                    let line = describe(name, block.get("input"));
                     reports.push(readable(&format!("> {line}")));
                     reports.push(activity(&line));
                 }
@@ -213,9 +170,9 @@ impl Run {
             let before = self.reported.get(model).copied().unwrap_or_default();
             // A total that is corrected downwards stays as it was told: what was recorded is not
             // taken back, and what follows must not be counted twice.
-            let most = (largest(usage, before.0), cost.max(before.1));
+            let most = (usage.at_least(before.0), cost.max(before.1));
             self.reported.insert(model.clone(), most);
-            let new = minus(usage, before.0);
+            let new = usage.since(before.0);
             if !new.is_zero() || cost > before.1 {
                 reports.push(Report::Event(EventBody::UsageRecorded {
                     model: model.clone(),
@@ -302,18 +259,6 @@ impl Run {
             failure.retry_after = Some(Timestamp::from_millis(at.saturating_mul(1000)).since(heard.now));
         }
         Outcome::Failed(failure)
-    }
-}
-
-fn describe(block: &Value) -> String {
-    let name = text(block, "name").unwrap_or(UNNAMED);
-    let telling = ["file_path", "command", "pattern", "path", "description", "url", "query"];
-    let about = block
-        .get("input")
-        .and_then(|input| telling.iter().find_map(|key| text(input, key)));
-    match about {
-        Some(about) => one_line(&format!("{name} {about}"), ACTIVITY),
-        None => name.to_owned(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::process::excerpt::one_line;
 
 pub(super) const FORMAT: Format = Format {
     name: "text",
+    family: "",
     rules: Rules::Everything,
     reader: || Box::new(Text::new()),
 };

@@ -8,17 +8,30 @@ pub(super) const PLACEHOLDERS: &[&str] = &[
     "prompt",
     "prompt_file",
     "base",
+    "base_json",
     "base_file",
     "model",
+    "model_name",
+    "key",
+    "home",
     "session_id",
     "new_session",
     "old_session",
+    "conversation",
     "session_name",
     "worktree",
     "worktree_slug",
     "scratch",
     "manifest_dir",
 ];
+
+/// What the placeholders of the agent's variables begin with, as in `{env:HTTPS_PROXY}`.
+pub(in crate::adapters::cli) const VARIABLE: &str = "env:";
+
+/// Whether this is the name of a placeholder.
+pub(super) fn is_known(name: &str) -> bool {
+    name.starts_with(VARIABLE) || PLACEHOLDERS.contains(&name)
+}
 
 /// The placeholders of a text. Other braces, as in shell scripts and JSON, mean nothing.
 pub(super) fn placeholders(text: &str) -> impl Iterator<Item = &str> {
@@ -34,7 +47,13 @@ fn found(text: &str) -> impl Iterator<Item = (&str, Range<usize>)> {
         }
         let rest = &text[at + 1..];
         let name = &rest[..rest.find('}')?];
-        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        let word = match name.strip_prefix(VARIABLE) {
+            Some(variable) => {
+                let within = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+                !variable.is_empty() && variable.chars().all(within)
+            }
+            None => !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'),
+        };
         word.then_some((name, at..at + name.len() + 2))
     })
 }

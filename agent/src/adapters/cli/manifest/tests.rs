@@ -59,6 +59,30 @@ fn what_is_wrong_is_said_with_the_path() {
             "name = 'x'\ncommand = 'x'\n[network]\nhosts = ['https://a.example']",
             "write its host alone",
         ),
+        (
+            "name = 'x'\ncommand = 'x'\n[[file]]\npath = '/etc/x'\ncontent = ''",
+            "is not below {home} or {scratch}",
+        ),
+        (
+            "name = 'x'\ncommand = 'x'\nargs = ['{env:PROXY}']",
+            "needs \"PROXY\" in [env] inherit",
+        ),
+        (
+            "name = 'x'\ncommand = 'x'\nargs = ['{env:KEY}']\n[env]\nsecret = ['KEY']",
+            "{env:KEY} is secret",
+        ),
+        (
+            "name = 'x'\ncommand = 'x'\n[[failure]]\nexit_code = 1\nwhile_running = '1s'\nkind = 'auth'",
+            "needs a pattern",
+        ),
+        (
+            "name = 'x'\ncommand = 'x'\n[session]\nfolder = 'HOME'\nfile = '{conversation}'",
+            "needs `find` and `id`",
+        ),
+        (
+            "name = 'x'\ncommand = 'x'\n[session]\nfolder = 'HOME'\nfile = 'x'\nfind = '*'\nid = '/id'",
+            "need {conversation}",
+        ),
     ];
     for (text, problem) in cases {
         let error = parse(text).unwrap_err();

@@ -121,16 +121,160 @@ async fn recorded_failures_of_programs_without_a_parser_are_classified() {
         ("cline-ctx400", K::ContextOverflow),
         ("cline-quota", K::QuotaExhausted),
     ];
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs");
     for (case, expected) in cases {
-        let file = folder.join(case).display().to_string();
-        place.program("tool", &format!("cat '{file}.stdout'; cat '{file}.stderr' >&2; exit 1"));
+        replay(&place, case, "exit 1");
         let name = case.split('-').next().unwrap();
         let told = place
             .run(&format!("name = '{name}'\ncommand = 'tool'"), place.input("", "task"))
             .await;
         assert_eq!(kind(&told.end), Some(expected), "{case}: {:?}", told.end);
     }
+}
+
+/// A program that prints a recorded run and ends as told.
+fn replay(place: &Place, case: &str, end: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/programs")
+        .join(case);
+    let file = file.display();
+    place.program("tool", &format!("cat '{file}.stdout'; cat '{file}.stderr' >&2; {end}"));
+}
+
+/// Every failure of the programs with a parser of their own, under another adapter's name: rules belong to
+/// the program.
+#[tokio::test]
+async fn recorded_failures_of_programs_are_classified_by_their_family() {
+    use FailureKind as K;
+    let place = Place::new();
+    let cases = [
+        ("codex-auth401", 1, K::Auth),
+        ("codex-forbidden403", 1, K::Auth),
+        ("codex-nokey", 1, K::Auth),
+        ("codex-ctx400", 1, K::ContextOverflow),
+        ("codex-cut", 1, K::Network),
+        ("codex-html502", 1, K::Network),
+        ("codex-midstream", 1, K::Overloaded),
+        ("codex-overload503", 1, K::Overloaded),
+        ("codex-server500", 1, K::Overloaded),
+        ("codex-model404", 1, K::InvalidRequest),
+        ("codex-quota", 1, K::QuotaExhausted),
+        ("codex-rate429", 1, K::RateLimited),
+        ("codex-rate429long", 1, K::QuotaExhausted),
+        // It was killed while it said that it waits for the network.
+        ("codex-refused", 1, K::Network),
+        ("gemini-auth401", 144, K::Auth),
+        ("gemini-nokey", 1, K::Auth),
+        ("gemini-notrust", 1, K::AdapterUnavailable),
+        ("gemini-forbidden403", 147, K::Auth),
+        ("gemini-ctx400", 144, K::ContextOverflow),
+        ("gemini-cut", 1, K::Network),
+        ("gemini-refused", 1, K::Network),
+        ("gemini-server500", 244, K::Network),
+        ("gemini-overload503", 247, K::Overloaded),
+        ("gemini-model404", 1, K::InvalidRequest),
+        ("gemini-quota", 173, K::QuotaExhausted),
+        ("gemini-rate429", 173, K::RateLimited),
+        ("gemini-rate429long", 173, K::QuotaExhausted),
+        // These end with 0.
+        ("gemini-midstream", 0, K::Network),
+        ("gemini-sigterm_grp", 0, K::AdapterCrash),
+        ("opencode-auth401", 1, K::Auth),
+        ("opencode-forbidden403", 1, K::Auth),
+        ("opencode-ctx400", 1, K::ContextOverflow),
+        ("opencode-model404", 1, K::InvalidRequest),
+        ("opencode-rate429", 1, K::RateLimited),
+        ("opencode-server500", 1, K::Network),
+        ("opencode-refused", 1, K::Network),
+        ("qwen-auth401", 1, K::Auth),
+        ("qwen-nokey", 1, K::Auth),
+        ("qwen-forbidden403", 1, K::Auth),
+        ("qwen-ctx400", 1, K::ContextOverflow),
+        ("qwen-cut", 1, K::Network),
+        ("qwen-server500", 1, K::Network),
+        ("qwen-model404", 1, K::InvalidRequest),
+        ("qwen-maxturns", 53, K::TurnLimit),
+        ("qwen-maxwall", 55, K::Timeout),
+    ];
+    let mut wrong = Vec::new();
+    for (case, code, expected) in cases {
+        replay(&place, case, &format!("exit {code}"));
+        let family = case.split('-').next().unwrap();
+        let manifest = format!("name = 'my-own'\ncommand = 'tool'\nparser = '{}'", parser(family));
+        let told = place.run(&manifest, place.input("", "task")).await;
+        if kind(&told.end) != Some(expected) {
+            wrong.push((case, expected, told.end));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn parser(family: &str) -> &'static str {
+    match family {
+        "codex" => "codex-json",
+        "gemini" => "gemini-stream-json",
+        "opencode" => "opencode-json",
+        "qwen" => "qwen-stream-json",
+        other => panic!("{other} has no parser"),
+    }
+}
+
+/// Programs that repeat a call for ever: each is ended by a rule of its built-in manifest.
+#[tokio::test]
+async fn a_program_that_gets_no_further_is_ended_for_what_it_says() {
+    use FailureKind as K;
+    let cases = [
+        ("codex", "codex-refused", K::Network),
+        ("qwen", "qwen-rate429", K::RateLimited),
+        ("qwen", "qwen-quota", K::QuotaExhausted),
+        ("qwen", "qwen-overload503", K::Overloaded),
+        ("qwen", "qwen-midstream", K::Overloaded),
+        ("opencode", "opencode-server500", K::Network),
+    ];
+    let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+    futures_util::future::join_all(cases.map(|(name, case, expected)| async move {
+        let mut place = Place::new();
+        place.env.insert("OPENAI_API_KEY".into(), "sk-scripted-123456".into());
+        // opencode says everything else when it gives up.
+        let end = if name == "opencode" { "" } else { ".stdout" };
+        let file = data.join("fixtures/programs").join(case);
+        let (stdout, stderr) = (format!("{}{end}", file.display()), format!("{}.stderr", file.display()));
+        let script = format!(
+            "if [ \"$1\" = --version ]; then echo 9.9.9; exit; fi\n\
+             cat '{stdout}' 2>/dev/null; cat '{stderr}' >&2; while :; do sleep 0.05; done"
+        );
+        place.program(name, &script);
+        let manifest = fs::read_to_string(data.join(format!("data/{name}.toml"))).unwrap();
+        let manifest = manifest.replace("while_running = \"60s\"", "while_running = \"1s\"");
+        let told = place.run(&manifest, place.input("", "task")).await;
+        let AdapterEnd::Failed(failure) = told.end else {
+            panic!("{case}: {:?}", told.end);
+        };
+        assert_eq!(failure.kind, expected, "{case}: {failure:?}");
+        assert!(failure.message.starts_with("the program got no further"), "{failure:?}");
+    }))
+    .await;
+}
+
+/// What a program prints in between, and a stop by the attempt, are not taken for that.
+#[tokio::test]
+async fn a_program_that_gets_on_is_not_ended() {
+    let place = Place::new();
+    let rule = "[[failure]]\npattern = 'slow'\nwhile_running = '1s'\nkind = 'network'\n";
+    let manifest = format!("name = 'x'\ncommand = 'tool'\n{rule}");
+    // Longer in all than the rule allows, and never as long without a line of its work.
+    place.program(
+        "tool",
+        "for i in 1 2 3 4 5; do echo slow >&2; sleep 0.4; echo step $i; done",
+    );
+    let told = place.run(&manifest, place.input("", "task")).await;
+    assert_eq!(told.end, done("step 5"));
+
+    place.program("tool", "echo slow; while :; do sleep 0.05; done");
+    let adapter = Arc::new(place.adapter(&manifest).await);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let told = run(adapter, place.input("", "task"), stop).await;
+    assert_eq!(told.end, AdapterEnd::Stopped);
 }
 
 #[tokio::test]

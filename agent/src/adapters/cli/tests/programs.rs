@@ -68,7 +68,7 @@ async fn two_adapters_cannot_have_one_name() {
             .unwrap()
             .contains_key(&"mine".parse().unwrap())
     );
-    for name in ["mine", "claude-code", "claude-api"] {
+    for name in ["mine", "claude-api"] {
         fs::write(place.path("tree/b.toml"), format!("name = '{name}'\ncommand = 'sh'")).unwrap();
         let error = crate::adapters::load(config.clone())
             .await
@@ -76,6 +76,20 @@ async fn two_adapters_cannot_have_one_name() {
             .map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains(name)), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_manifest_of_the_users_replaces_the_one_that_comes_with_the_program() {
+    let place = Place::new();
+    let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
+    config.manifest_dirs = vec![place.path("tree")];
+    place.program("codex", "if [ \"$1\" = --version ]; then echo 9.9.9; exit; fi");
+    fs::write(place.path("tree/codex.toml"), "name = 'codex'\ncommand = 'sh'").unwrap();
+    let registry = crate::adapters::load(config).await.unwrap();
+    // The user's asks for no version and needs no key.
+    let info = registry[&"codex".parse::<kage_core::id::AdapterName>().unwrap()].info();
+    assert_eq!((info.version.as_str(), info.unavailable), ("", None));
+    assert!(registry.contains_key(&"gemini".parse::<kage_core::id::AdapterName>().unwrap()));
 }
 
 #[tokio::test]

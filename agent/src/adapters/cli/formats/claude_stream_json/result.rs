@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use kage_core::usage::{PicoUsd, Unreported, Usage, UsageClass};
 use serde::Deserialize;
 
+use super::super::dollars::pico;
+
 #[derive(Debug, Deserialize)]
 pub(super) struct ResultLine {
     #[serde(default)]
@@ -77,36 +79,5 @@ impl ModelUsage {
     /// price.
     pub(super) fn cost(&self) -> Option<PicoUsd> {
         (self.cost_basis.as_deref() == Some("list")).then(|| pico(self.cost_usd))
-    }
-}
-
-/// Dollars as the program wrote them, to the last of their twelve places.
-fn pico(dollars: f64) -> PicoUsd {
-    if !dollars.is_finite() || dollars < 0.0 {
-        return PicoUsd(0);
-    }
-    // The shortest decimal for this number is what the program wrote.
-    let text = format!("{dollars}");
-    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
-    let part: String = part.chars().chain(std::iter::repeat('0')).take(12).collect();
-    let digits = format!("{whole}{part}");
-    PicoUsd(digits.parse().unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dollars_are_exact() {
-        for (dollars, pico_dollars) in [
-            (0.090_874_5, 90_874_500_000),
-            (1e-7, 100_000),
-            (12.0, 12_000_000_000_000),
-            (f64::NAN, 0),
-            (-3.0, 0),
-        ] {
-            assert_eq!(pico(dollars), PicoUsd(pico_dollars), "{dollars}");
-        }
     }
 }

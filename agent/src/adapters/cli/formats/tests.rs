@@ -1,0 +1,363 @@
+//! The output of real programs, as it was recorded, in every format that has events.
+
+use kage_core::failure::FailureKind;
+use kage_core::usage::{PicoUsd, Unreported, Usage, UsageClass};
+
+use super::*;
+
+/// A recorded run: the format, and what the program printed.
+struct Recorded {
+    format: &'static Format,
+    stdout: Vec<u8>,
+}
+
+/// Everything that was read of it.
+#[derive(Debug, PartialEq)]
+struct Read {
+    events: Vec<EventBody>,
+    output: BTreeMap<OutputStream, String>,
+    outcome: Outcome,
+}
+
+fn recorded(format: &str, case: &str) -> Recorded {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs");
+    Recorded {
+        format: FORMATS.iter().find(|known| known.name == format).unwrap(),
+        stdout: std::fs::read(folder.join(format!("{case}.stdout"))).unwrap(),
+    }
+}
+
+impl Recorded {
+    fn read<'p>(&'p self, pieces: impl IntoIterator<Item = &'p [u8]>) -> Read {
+        let mut reader = (self.format.reader)();
+        let pieces = pieces.into_iter().map(Bytes::copy_from_slice);
+        let mut reports: Vec<Report> = pieces.flat_map(|piece| reader.read(piece)).collect();
+        reports.extend(reader.finish());
+        let (mut events, mut output) = (Vec::new(), BTreeMap::<OutputStream, Vec<u8>>::new());
+        for report in reports {
+            match report {
+                Report::Event(body) => events.push(body),
+                Report::Output(stream, bytes) => output.entry(stream).or_default().extend_from_slice(&bytes),
+                Report::Alive => {}
+            }
+        }
+        let text = |(stream, bytes)| (stream, String::from_utf8(bytes).unwrap());
+        Read {
+            events,
+            output: output.into_iter().map(text).collect(),
+            outcome: reader.outcome(LocalTime::utc(Timestamp::default())),
+        }
+    }
+
+    fn whole(&self) -> Read {
+        self.read([self.stdout.as_slice()])
+    }
+}
+
+impl Read {
+    /// Each model with its usage and reported cost.
+    fn used(&self) -> Vec<(&str, Usage, Option<PicoUsd>)> {
+        let used = self.events.iter().filter_map(|event| match event {
+            EventBody::UsageRecorded {
+                model, usage, reported, ..
+            } => Some((model.as_str(), *usage, *reported)),
+            _ => None,
+        });
+        used.collect()
+    }
+}
+
+fn tokens(input: u64, cache_read: u64, output: u64, reasoning: u64) -> Usage {
+    Usage {
+        input,
+        cache_read,
+        output,
+        reasoning,
+        ..Usage::default()
+    }
+}
+
+const DONE: &str = "Done: wrote the file as asked. KAGE_FINAL_OK";
+
+#[test]
+fn a_good_run_has_its_usage_by_the_meaning_of_its_program_and_a_readable_log() {
+    let no_reasoning = |usage: Usage| Usage {
+        unreported: usage.unreported.with(UsageClass::Reasoning),
+        ..usage
+    };
+    // Total input, cached input, output and what the scripted server counted stand beside the recordings.
+    let cases = [
+        (
+            ("codex-json", "codex-success"),
+            // 27,810 with the cached 13,904.
+            vec![("", tokens(13_906, 13_904, 46, 14), None)],
+            "> \"printf 'hello from the fake model\\\\n' > /scratch/repo/codex/success/kage_out.txt\"\n",
+        ),
+        (
+            ("codex-json", "codex-success_gpt55"),
+            vec![("", tokens(9_652, 9_651, 42, 14), None)],
+            "> add /scratch/repo/codex/success_gpt55/kage_out.txt\n",
+        ),
+        (
+            ("gemini-stream-json", "gemini-success"),
+            // 24,614 in all, of which 24,567 input and 37 answer: it thought 10.
+            vec![("fake", tokens(12_284, 12_283, 47, 10), None)],
+            "> write_file /scratch/repo/gemini/success/kage_out.txt\n",
+        ),
+        (
+            ("opencode-json", "opencode-success"),
+            vec![
+                ("", tokens(3_858, 3_857, 26, 0), Some(PicoUsd(4_295_700_000))),
+                ("", tokens(3_900, 3_899, 11, 0), Some(PicoUsd(4_311_900_000))),
+            ],
+            "> write /scratch/repo/opencode/success/kage_out.txt\n",
+        ),
+        (
+            ("qwen-stream-json", "qwen-success"),
+            vec![("qwen3-coder-plus", no_reasoning(tokens(19_878, 19_876, 37, 0)), None)],
+            "> write_file /scratch/repo/qwen/success/kage_out.txt\n",
+        ),
+    ];
+    for ((format, case), used, call) in cases {
+        let run = recorded(format, case);
+        let read = run.whole();
+        assert_eq!(read.outcome, Outcome::Done(DONE.to_owned()), "{case}");
+        assert_eq!(read.used(), used, "{case}");
+        assert_eq!(read.output[&OutputStream::Stdout], format!("{call}{DONE}\n"), "{case}");
+        // The transcript has every line but parts of messages.
+        let printed = String::from_utf8(run.stdout).unwrap();
+        let lines = printed
+            .lines()
+            .filter(|line| !line.contains(r#""type":"stream_event""#));
+        let lines: String = lines.map(|line| format!("{line}\n")).collect();
+        assert_eq!(read.output[&OutputStream::Transcript], lines, "{case}");
+    }
+}
+
+#[test]
+fn how_the_output_is_cut_makes_no_difference() {
+    let cases = [
+        ("codex-json", "codex-success"),
+        ("codex-json", "codex-rate429then"),
+        ("gemini-stream-json", "gemini-toolfail"),
+        ("opencode-json", "opencode-success"),
+        ("qwen-stream-json", "qwen-success"),
+    ];
+    for (format, case) in cases {
+        let run = recorded(format, case);
+        let whole = run.whole();
+        for at in 0..run.stdout.len() {
+            let (first, second) = run.stdout.split_at(at);
+            assert_eq!(run.read([first, second]), whole, "{case} cut at {at}");
+        }
+        assert_eq!(run.read(run.stdout.chunks(1)), whole, "{case} byte by byte");
+    }
+}
+
+#[test]
+fn a_run_that_is_cut_off_has_not_succeeded() {
+    for (format, case) in [
+        ("codex-json", "codex-success"),
+        ("gemini-stream-json", "gemini-success"),
+        ("opencode-json", "opencode-success"),
+        ("qwen-stream-json", "qwen-success"),
+    ] {
+        let run = recorded(format, case);
+        let text = String::from_utf8(run.stdout.clone()).unwrap();
+        let lines: Vec<_> = text.split_inclusive('\n').collect();
+        for kept in 0..lines.len() {
+            let part: String = lines[..kept].concat();
+            let read = run.read([part.as_bytes()]);
+            assert!(
+                matches!(read.outcome, Outcome::Missing),
+                "{case} after {kept} lines: {:?}",
+                read.outcome
+            );
+            // What was used until then is not known to be nothing.
+            let known = read.used().iter().all(|(_, usage, _)| !usage.unreported.of_the_bill());
+            assert!(!known, "{case} after {kept} lines: {:?}", read.used());
+        }
+    }
+}
+
+#[test]
+fn a_failed_tool_is_told_and_fails_nothing() {
+    for (format, case, told) in [
+        (
+            "codex-json",
+            "codex-toolfail",
+            "  failed: exit code 1: /bin/bash: line 1: ",
+        ),
+        (
+            "gemini-stream-json",
+            "gemini-toolfail",
+            "  failed: Path not in workspace: ",
+        ),
+        ("opencode-json", "opencode-toolfail", "  failed: NotFound: "),
+    ] {
+        let read = recorded(format, case).whole();
+        assert_eq!(read.outcome, Outcome::Done(DONE.to_owned()), "{case}");
+        assert!(read.output[&OutputStream::Stdout].contains(told), "{case}: {read:?}");
+    }
+}
+
+#[test]
+fn repeated_calls_are_told() {
+    let retries = |format, case| {
+        let read = recorded(format, case).whole();
+        let retry = |event: EventBody| match event {
+            EventBody::CallRetried {
+                failure,
+                delay,
+                attempt,
+            } => Some((failure.kind, delay.as_secs(), attempt)),
+            _ => None,
+        };
+        read.events.into_iter().filter_map(retry).collect::<Vec<_>>()
+    };
+    use FailureKind as K;
+    let codex = retries("codex-json", "codex-rate429then");
+    assert_eq!(codex, [(K::RateLimited, 0, 1), (K::RateLimited, 0, 2)]);
+    assert_eq!(
+        retries("codex-json", "codex-refused")[..2],
+        [(K::Network, 0, 1), (K::Network, 0, 2)]
+    );
+    assert_eq!(retries("codex-json", "codex-auth401").last(), Some(&(K::Auth, 0, 5)));
+    assert_eq!(retries("qwen-stream-json", "qwen-rate429"), [(K::Unknown, 60, 1)]);
+}
+
+#[test]
+fn the_end_is_what_the_program_says_and_not_its_exit_code() {
+    use FailureKind as K;
+    let failed = |format, case| match recorded(format, case).whole().outcome {
+        Outcome::Failed(failure) => failure,
+        other => panic!("{case}: {other:?}"),
+    };
+    // The Gemini CLI ends with 0 here.
+    let failure = failed("gemini-stream-json", "gemini-midstream");
+    assert_eq!(
+        failure,
+        Failure::new(K::Unknown, "Model stream ended without a finish reason.")
+    );
+    let missing = recorded("gemini-stream-json", "gemini-sigterm_grp").whole();
+    assert_eq!(missing.outcome, Outcome::Missing);
+    assert!(missing.used()[0].1 == Usage::UNKNOWN);
+
+    // opencode tells the provider's answer.
+    let failure = failed("opencode-json", "opencode-rate429");
+    assert_eq!(
+        (failure.kind, failure.retry_after.map(|wait| wait.as_secs())),
+        (K::RateLimited, Some(1))
+    );
+    for (case, kind) in [
+        ("opencode-auth401", K::Auth),
+        ("opencode-forbidden403", K::Auth),
+        ("opencode-ctx400", K::ContextOverflow),
+        ("opencode-model404", K::InvalidRequest),
+        ("opencode-server500", K::Network),
+        // No answer, and no word of a status.
+        ("opencode-refused", K::Unknown),
+    ] {
+        assert_eq!(failed("opencode-json", case).kind, kind, "{case}");
+    }
+
+    // A limit of qwen: no result line, and the tokens of its messages as lower bounds.
+    let read = recorded("qwen-stream-json", "qwen-maxturns").whole();
+    assert_eq!(read.outcome, Outcome::Missing);
+    let (_, usage, _) = read.used()[0];
+    assert!(usage.output > 0 && usage.unreported == Unreported::ALL);
+}
+
+#[test]
+fn usage_of_a_thread_that_goes_on_is_counted_once() {
+    let line = |input, cached, output| {
+        format!(
+            "{{\"type\":\"turn.completed\",\"usage\":{{\"input_tokens\":{input},\"cached_input_tokens\":{cached},\
+             \"cache_write_input_tokens\":10,\"output_tokens\":{output},\"reasoning_output_tokens\":1}}}}\n"
+        )
+    };
+    let run = Recorded {
+        format: &codex_json::FORMAT,
+        stdout: format!("{}{}", line(100, 40, 5), line(300, 90, 9)).into_bytes(),
+    };
+    let read = run.whole();
+    let first = Usage {
+        cache_write_5m: 10,
+        ..tokens(50, 40, 5, 1)
+    };
+    assert_eq!(read.used(), [("", first, None), ("", tokens(150, 50, 4, 0), None)]);
+}
+
+#[test]
+fn what_a_session_counted_before_it_goes_on_is_not_counted_again() {
+    let resumed = |format: &str, said: &str, printed: &str| {
+        let format = FORMATS.iter().find(|known| known.name == format).unwrap();
+        let mut reader = (format.reader)();
+        reader.resumed(said.as_bytes());
+        let reports = reader.read(Bytes::copy_from_slice(printed.as_bytes()));
+        let used = reports.into_iter().find_map(|report| match report {
+            Report::Event(EventBody::UsageRecorded { usage, .. }) => Some(usage),
+            _ => None,
+        });
+        (used.unwrap(), reader.conversation().map(str::to_owned))
+    };
+    let count = |input| {
+        format!(
+            "{{\"type\":\"event_msg\",\"payload\":{{\"type\":\"token_count\",\"info\":{{\"total_token_usage\":{{\
+             \"input_tokens\":{input},\"cached_input_tokens\":40,\"cache_write_input_tokens\":0,\
+             \"output_tokens\":5,\"reasoning_output_tokens\":1}}}}}}}}\n"
+        )
+    };
+    let (used, id) = resumed(
+        "codex-json",
+        &format!("{{\"type\":\"session_meta\"}}\n{}{}half a li", count(60), count(100)),
+        "{\"type\":\"thread.started\",\"thread_id\":\"01a2\"}\n\
+         {\"type\":\"turn.completed\",\"usage\":{\"input_tokens\":300,\"cached_input_tokens\":90,\
+         \"cache_write_input_tokens\":0,\"output_tokens\":9,\"reasoning_output_tokens\":2}}\n",
+    );
+    assert_eq!((used, id.as_deref()), (tokens(150, 50, 4, 1), Some("01a2")));
+
+    let answered = "{\"type\":\"system\",\"systemPayload\":{\"uiEvent\":{\"event.name\":\"qwen-code.api_response\",\
+        \"input_token_count\":100,\"output_token_count\":10,\"cached_content_token_count\":40}}}\n";
+    let (used, _) = resumed(
+        "qwen-stream-json",
+        &answered.repeat(2),
+        "{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,\"result\":\"x\",\"usage\":{\"input_tokens\":330,\
+         \"output_tokens\":33,\"cache_read_input_tokens\":90}}\n",
+    );
+    assert_eq!((used.input, used.cache_read, used.output), (120, 10, 13));
+}
+
+#[test]
+fn opencode_counts_reasoning_once_whatever_its_version_says() {
+    let step = |tokens: &str| Recorded {
+        format: &opencode_json::FORMAT,
+        stdout: format!(
+            "{{\"type\":\"step_finish\",\"part\":{{\"reason\":\"stop\",\"cost\":0,\"tokens\":{tokens}}}}}\n"
+        )
+        .into_bytes(),
+    };
+    let rest = "\"input\":10,\"output\":20,\"reasoning\":5,\"cache\":{\"read\":3,\"write\":2}";
+    for (total, output) in [("\"total\":40,", 25), ("\"total\":35,", 20), ("", 25)] {
+        let read = step(&format!("{{{total}{rest}}}")).whole();
+        let expected = Usage {
+            cache_write_5m: 2,
+            ..tokens(10, 3, output, 5)
+        };
+        assert_eq!(read.used(), [("", expected, None)], "{total}");
+    }
+}
+
+#[test]
+fn lines_that_are_no_events_are_shown() {
+    for format in FORMATS.iter().filter(|format| format.rules == Rules::OwnWords) {
+        let run = Recorded {
+            format,
+            stdout: b"a warning\n[1, 2]\n\n\"x\"\n{\"type\":7}\n{}".to_vec(),
+        };
+        let read = run.whole();
+        assert_eq!(read.outcome, Outcome::Missing, "{}", format.name);
+        let shown = &read.output[&OutputStream::Stdout];
+        assert!(shown.starts_with("a warning\n"), "{}: {shown}", format.name);
+    }
+}
