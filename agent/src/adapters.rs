@@ -39,6 +39,7 @@ pub use settings::{ApiSettings, InvalidSetting};
 const BUILTIN: &[(&str, &str)] = &[
     ("claude-code.toml", include_str!("../data/claude-code.toml")),
     ("codex.toml", include_str!("../data/codex.toml")),
+    ("copilot.toml", include_str!("../data/copilot.toml")),
     ("gemini.toml", include_str!("../data/gemini.toml")),
     ("opencode.toml", include_str!("../data/opencode.toml")),
     ("qwen.toml", include_str!("../data/qwen.toml")),

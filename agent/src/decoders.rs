@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::adapters::cli::manifest::Manifest;
 
-pub use crate::adapters::cli::decoders::{claude_stream, text_stream};
+pub use crate::adapters::cli::decoders::{claude_stream, event_stream, text_stream};
 
 /// An adapter's manifest.
 pub fn manifest(bytes: &[u8]) {
@@ -28,6 +28,10 @@ mod tests {
             include_bytes!("../data/claude-code.toml").to_vec(),
             include_bytes!("../fixtures/claude/success.jsonl").to_vec(),
             include_bytes!("../fixtures/claude/limit.jsonl").to_vec(),
+            include_bytes!("../fixtures/programs/codex-rate429then.stdout").to_vec(),
+            include_bytes!("../fixtures/programs/gemini-toolfail.stdout").to_vec(),
+            include_bytes!("../fixtures/programs/opencode-success.stdout").to_vec(),
+            include_bytes!("../fixtures/programs/qwen-success.stdout").to_vec(),
             b"one\r\n\ntwo\xff\n\x1b[31mthree".to_vec(),
         ]);
         let changed = (
@@ -51,6 +55,7 @@ mod tests {
         fn whatever_is_written_or_printed_is_read_or_refused(bytes in bytes()) {
             manifest(&bytes);
             claude_stream(&bytes);
+            event_stream(&bytes);
             text_stream(&bytes);
         }
     }

@@ -19,11 +19,12 @@ const LONGEST: usize = 4096;
 /// The name of a target, and its function.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 15] = [
     ("base_names", kage_git::decoders::names),
     ("claude_stream", kage_agent::decoders::claude_stream),
     ("context", kage_core::decoders::context),
     ("cursor", kage_coordinator::decoders::cursor),
+    ("event_stream", kage_agent::decoders::event_stream),
     ("failure_rules", kage_core::decoders::failure_rules),
     ("join_token", kage_core::decoders::join_token),
     ("manifest", kage_agent::decoders::manifest),
@@ -60,6 +61,7 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     let mut inputs = files(&format!("fuzz/seeds/{target}"), None);
     inputs.extend(match target {
         "claude_stream" => files("agent/fixtures/claude", Some("jsonl")),
+        "event_stream" => files("agent/fixtures/programs", Some("stdout")),
         "manifest" => files("agent/data", Some("toml")),
         "prices" => vec![fs::read(top().join("core/data/prices.toml")).unwrap()],
         "failure_rules" => vec![fs::read(top().join("core/data/failures.toml")).unwrap()],

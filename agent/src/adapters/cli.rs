@@ -154,13 +154,14 @@ impl CliAdapter {
             timeout: None,
             grace: GRACE,
         };
-        let watched = run::Watched {
+        let mut watched = run::Watched {
             stop: stop.clone(),
             halt: stop.child_token(),
             frozen: input.frozen.clone(),
             model: input.model.clone().or_else(|| self.manifest.model.clone()),
             beginning: input.beginning.clone(),
             conversation: input.conversation.clone(),
+            usage_file: None,
         };
         let control = Control {
             stop: watched.halt.clone(),
@@ -184,10 +185,15 @@ impl CliAdapter {
                 key: key.as_deref(),
                 root: rustix::process::geteuid().is_root(),
             };
-            launch::command(&manifest, &input, place)
+            let command = launch::command(&manifest, &input, place)?;
+            let usage_file = launch::usage_file(&manifest, &input, &command.cwd, place);
+            Ok((command, usage_file))
         });
         let command = match command.await.map_err(std::io::Error::other).and_then(|made| made) {
-            Ok(command) => command,
+            Ok((command, usage_file)) => {
+                watched.usage_file = usage_file;
+                command
+            }
             Err(error) => {
                 let problem = format!("cannot prepare the session's folders: {error}");
                 return AdapterEnd::Failed(local_failure(FailureKind::AdapterCrash, problem));

@@ -2,12 +2,20 @@
 
 use kage_core::event::OutputStream;
 
-use super::formats::in_any_pieces;
+use super::formats::{formats_of_events, in_any_pieces};
 
 /// What `claude` prints: all at once, and in pieces whose size the first byte says.
 pub fn claude_stream(bytes: &[u8]) {
     let (size, bytes) = cut(bytes);
     in_any_pieces("claude-stream-json", bytes, size);
+}
+
+/// What programs with events print, for each of their readers.
+pub fn event_stream(bytes: &[u8]) {
+    let (size, bytes) = cut(bytes);
+    for format in formats_of_events() {
+        in_any_pieces(format, bytes, size);
+    }
 }
 
 /// What any other program prints: it is passed on as it is.

@@ -6,6 +6,7 @@ mod event_lines;
 mod text;
 mod claude_stream_json;
 mod codex_json;
+mod copilot_json;
 mod gemini_stream_json;
 mod opencode_json;
 mod qwen_stream_json;
@@ -28,6 +29,7 @@ static FORMATS: &[Format] = &[
     text::FORMAT,
     claude_stream_json::FORMAT,
     codex_json::FORMAT,
+    copilot_json::FORMAT,
     gemini_stream_json::FORMAT,
     opencode_json::FORMAT,
     qwen_stream_json::FORMAT,
@@ -58,6 +60,11 @@ pub(super) enum Rules {
 pub(super) trait Reader: Debug + Send + Sync {
     /// Reads the next part of the output, cut at any byte, and returns reports.
     fn read(&mut self, bytes: Bytes) -> Vec<Report>;
+
+    /// Reads the file in which the program counted, before the end of the output is read.
+    fn usage_file(&mut self, _bytes: &[u8]) -> Vec<Report> {
+        Vec::new()
+    }
 
     /// Reads the end of the output.
     fn finish(&mut self) -> Vec<Report>;
@@ -117,6 +124,12 @@ fn of_line(line: Line, read: impl FnOnce(&[u8]) -> Vec<Report>) -> Vec<Report> {
             "a line of {bytes} bytes in the program's output was dropped"
         )))],
     }
+}
+
+/// The names of the formats that have events.
+pub(super) fn formats_of_events() -> impl Iterator<Item = &'static str> {
+    let formats = FORMATS.iter().filter(|format| format.rules == Rules::OwnWords);
+    formats.map(|format| format.name)
 }
 
 /// Reads an output at once and in pieces of one size; both must give the same reports and the same

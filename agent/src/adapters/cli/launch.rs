@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -196,10 +196,19 @@ fn write_session(
     std::fs::write(path, said)
 }
 
-/// The attempt's id as a UUID with hyphens.
+/// The attempt's id as a UUID with hyphens, of the version for random ones: programs check that.
 fn session_id(input: &SessionInput) -> io::Result<String> {
     let id = Uuid::parse_str(&input.attempt.to_string()).map_err(io::Error::other)?;
-    Ok(id.to_string())
+    Ok(uuid::Builder::from_random_bytes(id.into_bytes())
+        .into_uuid()
+        .to_string())
+}
+
+/// The file in which the program counts tokens, if it does so in one.
+pub(super) fn usage_file(manifest: &Manifest, input: &SessionInput, cwd: &Path, place: Place<'_>) -> Option<PathBuf> {
+    let rule = manifest.usage.as_ref()?;
+    let values = values(manifest, input, cwd, place).ok()?;
+    Some(fill(&rule.file, &values).into())
 }
 
 /// The program's session file; `None` when the manifest names none, or its path is not UTF-8.

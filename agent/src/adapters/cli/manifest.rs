@@ -67,6 +67,9 @@ pub struct Manifest {
     /// Files that are written before it starts.
     #[serde(default, rename = "file")]
     pub files: Vec<FileRule>,
+    /// Where it counts tokens, when not in its output.
+    #[serde(default)]
+    pub usage: Option<UsageRule>,
     /// From which points it can resume a session.
     #[serde(default)]
     pub resume: Resumes,
@@ -184,6 +187,14 @@ impl EnvRule {
         }
         Ok(())
     }
+}
+
+/// A file in which a program counts tokens; its format reads it when the program has ended.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageRule {
+    /// Its place, below `{home}` or `{scratch}`.
+    pub file: String,
 }
 
 /// Where a program keeps its session: a file to which it appends lines.
@@ -404,6 +415,7 @@ impl Manifest {
             .chain(file)
             .chain(token)
             .chain(&self.folders)
+            .chain(self.usage.iter().map(|usage| &usage.file))
             .chain(files)
             .map(String::as_str)
             .chain([self.command.as_str()])
@@ -460,7 +472,9 @@ impl Manifest {
         if let Some(login) = &self.login {
             login.check()?;
         }
-        files::check(&self.folders, &self.files)?;
+        let written = self.files.iter().map(|file| &file.path);
+        let counted = self.usage.iter().map(|usage| &usage.file);
+        files::check(self.folders.iter().chain(written).chain(counted))?;
         self.failures.iter().try_for_each(FailureRule::check)
     }
 

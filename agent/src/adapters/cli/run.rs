@@ -1,5 +1,7 @@
 //! The output of one run of a program: the reports made of it, and whether the program succeeded.
 
+use std::path::PathBuf;
+
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::Speaker;
@@ -20,6 +22,8 @@ use crate::process::{Cause, Chunk, Ended, Pipe, Status};
 
 /// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
 const REASON: usize = 8 << 10;
+/// The largest file in which a program counts tokens, in bytes.
+const USAGE_FILE: u64 = 4 << 20;
 
 /// What a run's output is read with.
 pub(super) struct Watched {
@@ -34,6 +38,8 @@ pub(super) struct Watched {
     pub(super) beginning: Beginning,
     /// Where the id goes that the program gives its conversation.
     pub(super) conversation: Conversation,
+    /// The file in which the program counts tokens.
+    pub(super) usage_file: Option<PathBuf>,
 }
 
 /// The output of one run of the program.
@@ -84,6 +90,13 @@ impl<'a> Run<'a> {
             }
         }
         self.own.finish();
+        if let Some(path) = self.watched.usage_file.clone() {
+            let reports = match read_small(path).await {
+                Some(bytes) => self.reader.usage_file(&bytes),
+                None => Vec::new(),
+            };
+            self.tell(reports).await?;
+        }
         let reports = self.reader.finish();
         self.tell(reports).await
     }
@@ -243,6 +256,16 @@ impl<'a> Run<'a> {
             Failure::new(FailureKind::AdapterCrash, message.trim_end_matches([':', ' ']))
         })
     }
+}
+
+/// A file of the session's; `None`: it is not there, or no file that a program would count in.
+async fn read_small(path: PathBuf) -> Option<Vec<u8>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let file = std::fs::symlink_metadata(&path).ok()?;
+        let fits = file.is_file() && file.len() <= USAGE_FILE;
+        fits.then(|| std::fs::read(&path).ok()).flatten()
+    });
+    read.await.ok().flatten()
 }
 
 /// Whether the program got something done.

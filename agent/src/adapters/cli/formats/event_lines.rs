@@ -33,6 +33,11 @@ pub(super) trait Events: Debug + Default + Send + Sync {
     /// Reads one event.
     fn event(&mut self, event: &Value, reports: &mut Vec<Report>);
 
+    /// Reads the file in which the program counted.
+    fn usage_file(&mut self, _bytes: &[u8]) -> Vec<Report> {
+        Vec::new()
+    }
+
     /// The session goes on from these lines of its file.
     fn resumed(&mut self, _said: &[u8]) {}
 
@@ -91,6 +96,10 @@ impl<E: Events + 'static> Reader for EventLines<E> {
         let mut reports = last.map_or_else(Vec::new, |line| of_line(line, |line| self.line(line)));
         reports.extend(self.events.unreported());
         reports
+    }
+
+    fn usage_file(&mut self, bytes: &[u8]) -> Vec<Report> {
+        self.events.usage_file(bytes)
     }
 
     fn resumed(&mut self, said: &[u8]) {

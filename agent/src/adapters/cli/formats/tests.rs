@@ -142,6 +142,7 @@ fn how_the_output_is_cut_makes_no_difference() {
         ("gemini-stream-json", "gemini-toolfail"),
         ("opencode-json", "opencode-success"),
         ("qwen-stream-json", "qwen-success"),
+        ("copilot-json", "copilot-success"),
     ];
     for (format, case) in cases {
         let run = recorded(format, case);
@@ -203,6 +204,7 @@ fn a_failed_tool_is_told_and_fails_nothing() {
 
 #[test]
 fn repeated_calls_are_told() {
+    use FailureKind as K;
     let retries = |format, case| {
         let read = recorded(format, case).whole();
         let retry = |event: EventBody| match event {
@@ -215,7 +217,6 @@ fn repeated_calls_are_told() {
         };
         read.events.into_iter().filter_map(retry).collect::<Vec<_>>()
     };
-    use FailureKind as K;
     let codex = retries("codex-json", "codex-rate429then");
     assert_eq!(codex, [(K::RateLimited, 0, 1), (K::RateLimited, 0, 2)]);
     assert_eq!(
@@ -286,6 +287,44 @@ fn usage_of_a_thread_that_goes_on_is_counted_once() {
         ..tokens(50, 40, 5, 1)
     };
     assert_eq!(read.used(), [("", first, None), ("", tokens(150, 50, 4, 0), None)]);
+}
+
+#[test]
+fn copilot_counts_in_a_file() {
+    let run = recorded("copilot-json", "copilot-success");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs");
+    let counted = std::fs::read(folder.join("copilot-success.usage")).unwrap();
+    let used = |file: Option<&[u8]>| {
+        let mut reader = (run.format.reader)();
+        let mut reports = reader.read(Bytes::from(run.stdout.clone()));
+        reports.extend(file.map_or_else(Vec::new, |file| reader.usage_file(file)));
+        reports.extend(reader.finish());
+        let used = reports.into_iter().filter_map(|report| match report {
+            Report::Event(EventBody::UsageRecorded { model, usage, .. }) => Some((model, usage)),
+            _ => None,
+        });
+        used.collect::<Vec<_>>()
+    };
+    let known = Usage {
+        unreported: Unreported::default().with(UsageClass::Reasoning),
+        ..tokens(120, 80, 20, 0)
+    };
+    assert_eq!(used(Some(&counted)), [("gpt-4.1".to_owned(), known)]);
+    for file in [None, Some(b"{half a".as_slice())] {
+        assert_eq!(used(file), [(String::new(), Usage::UNKNOWN)], "{file:?}");
+    }
+    let read = run.whole();
+    assert_eq!(read.outcome, Outcome::Done("all done".to_owned()));
+    assert_eq!(
+        read.output[&OutputStream::Stdout],
+        "> bash echo hi > made.txt\nall done\n"
+    );
+
+    let refused = recorded("copilot-json", "copilot-auth401").whole();
+    let Outcome::Failed(failure) = refused.outcome else {
+        panic!("{:?}", refused.outcome);
+    };
+    assert_eq!(failure.kind, FailureKind::Auth);
 }
 
 #[test]

@@ -194,6 +194,7 @@ async fn recorded_failures_of_programs_are_classified_by_their_family() {
         ("qwen-model404", 1, K::InvalidRequest),
         ("qwen-maxturns", 53, K::TurnLimit),
         ("qwen-maxwall", 55, K::Timeout),
+        ("copilot-auth401", 1, K::Auth),
     ];
     let mut wrong = Vec::new();
     for (case, code, expected) in cases {
@@ -214,6 +215,7 @@ fn parser(family: &str) -> &'static str {
         "gemini" => "gemini-stream-json",
         "opencode" => "opencode-json",
         "qwen" => "qwen-stream-json",
+        "copilot" => "copilot-json",
         other => panic!("{other} has no parser"),
     }
 }
