@@ -192,6 +192,8 @@ impl Reader {
                 let id = string(&format!("{at}.id"), item.get("id"))?;
                 Err(ApiError::new(404, "invalid_request_error", not_stored(id)))
             }
+            // What a program asks of the answers from here on.
+            "configuration_update" => Ok(()),
             // Calls that the provider carries out itself, and what else there may be.
             _ => {
                 self.of_model();
