@@ -110,6 +110,20 @@ impl AgentOptions {
             .env("ANTHROPIC_API_KEY", "sk-ant-scripted")
     }
 
+    /// Points the adapters of other programs at a server as well.
+    #[must_use]
+    pub fn every_provider(self, url: &str) -> Self {
+        self.anthropic(url)
+            .env("OPENAI_BASE_URL", format!("{url}/v1"))
+            .env("OPENAI_API_KEY", "sk-scripted")
+            .env("GOOGLE_GEMINI_BASE_URL", url)
+            .env("GEMINI_API_KEY", "scripted")
+            .env("COPILOT_PROVIDER_BASE_URL", format!("{url}/v1"))
+            .env("COPILOT_PROVIDER_TYPE", "openai")
+            .env("COPILOT_PROVIDER_WIRE_API", "completions")
+            .env("COPILOT_PROVIDER_API_KEY", "sk-scripted")
+    }
+
     /// Adds the directory of a program that is not installed on the machine to PATH.
     #[must_use]
     pub fn with_path_of(self, program: &Path) -> Self {

@@ -52,16 +52,21 @@ pub fn kage() -> PathBuf {
 /// The real `claude` program, if `scripts/test` has installed it or `KAGE_CLAUDE` names one.
 #[must_use]
 pub fn claude() -> Option<PathBuf> {
-    let installed = || {
-        let profile = directory();
-        profile
-            .parent()
-            .map(|target| target.join("npm/node_modules/.bin/claude"))
-    };
     std::env::var_os("KAGE_CLAUDE")
         .map(PathBuf::from)
-        .or_else(installed)
         .filter(|path| path.is_file())
+        .or_else(|| real("claude"))
+}
+
+/// A real program that `scripts/test` has installed, or that is in the folder `KAGE_TOOLS`.
+#[must_use]
+pub fn real(name: &str) -> Option<PathBuf> {
+    let installed = || {
+        let target = directory().parent()?;
+        Some(target.join("npm/node_modules/.bin"))
+    };
+    let folder = std::env::var_os("KAGE_TOOLS").map(PathBuf::from).or_else(installed)?;
+    Some(folder.join(name)).filter(|path| path.is_file())
 }
 
 /// Reports loudly that a test proves nothing here; `scripts/test` counts it. Panics in CI, where

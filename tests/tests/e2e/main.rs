@@ -36,6 +36,8 @@ mod names;
 mod odd_files;
 mod places;
 mod readme;
+mod real_clis;
+mod real_clis_move;
 mod recovery;
 mod remote;
 mod removal;
