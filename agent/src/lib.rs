@@ -32,4 +32,4 @@ pub use adapters::port::Registry;
 pub use config::{Config, Limits};
 pub use equipment::MakeAdapterConfig;
 pub use ports::Blocking;
-pub use start::{Ports, RunError, run};
+pub use start::{Ports, RunError, contained_at_last, run};

@@ -1,10 +1,11 @@
 //! Start-up and shutdown of an agent, in phases: each takes the one before by value, so that no
 //! work is taken before the leftovers of an earlier start are being delivered.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::contain::Containment;
 use kage_core::id::{BootId, Digest};
 use kage_core::time::Timestamp;
 use kage_git::program::{self, ProgramError};
@@ -160,10 +161,16 @@ pub async fn run(config: Config, ports: Ports, shutdown: CancellationToken) -> R
     }
     let stored = Stored::open(&config, &ports).await?;
     let boxes = boxes(&config, &ports, stored.state.paths()).await?;
-    let config = Config {
-        contained: boxes.proved().clone(),
-        ..config
+    let config = match config.contain.tier.candidates().is_empty() {
+        true => config,
+        false => Config {
+            contained: boxes.proved().clone(),
+            ..config
+        },
     };
+    if let Blocking::Threads = ports.blocking {
+        record(&config.contained, stored.state.paths().containment());
+    }
     let programs = programs(&config, &ports, stored.state.paths().programs()).await?;
     let delivering = stored.deliver(config, ports, programs, boxes)?;
     delivering.workspaces_swept().await;
@@ -193,6 +200,21 @@ async fn programs(config: &Config, ports: &Ports, record: PathBuf) -> Result<Pro
         programs
     });
     surveying.await.map_err(|_| RunError::Interrupted)
+}
+
+/// Notes for `kage doctor` what was proved. Nothing else depends on it.
+fn record(contained: &Containment, path: PathBuf) {
+    let text = serde_json::to_vec(contained).map_err(std::io::Error::other);
+    if let Err(error) = text.and_then(|text| std::fs::write(&path, text)) {
+        tracing::warn!(%error, path = %path.display(), "the containment is not noted");
+    }
+}
+
+/// What the last start of the agent with this state directory proved; `None` when it never started.
+#[must_use]
+pub fn contained_at_last(state: &Path) -> Option<Containment> {
+    let text = std::fs::read(Paths::at(state).containment()).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 /// The boxes for programs: the best of what was asked for that holds here. Nothing of an attempt runs yet.

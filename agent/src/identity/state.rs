@@ -182,6 +182,12 @@ impl Paths {
         self.root.join("programs")
     }
 
+    /// The containment that the last start proved.
+    #[must_use]
+    pub fn containment(&self) -> PathBuf {
+        self.root.join("containment.json")
+    }
+
     /// Output that is not delivered yet, a folder per attempt.
     #[must_use]
     pub fn output(&self) -> PathBuf {

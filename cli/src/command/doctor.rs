@@ -32,7 +32,7 @@ struct Diagnosis {
     git: Option<String>,
     /// How far a session's processes are kept from leaving something behind.
     containment: String,
-    /// The tier of containment that an agent here proves, and why it is no higher one.
+    /// The tier of containment that the agent here proved at its last start, and why it is no higher one.
     contained: Containment,
     state_dir: String,
     /// Free bytes where the state is kept.
@@ -130,7 +130,7 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         sqlite: rusqlite::version(),
         git,
         containment: Runner::this_executable().containment().to_string(),
-        contained: daemon::contained(),
+        contained: kage_agent::contained_at_last(&invocation.state.agent()).unwrap_or(Containment::NOTHING),
         state_dir: invocation.state.path().display().to_string(),
         free_bytes,
         agent_disk: Usage::of(&invocation.state.agent()).await,
