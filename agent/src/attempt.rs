@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
 use crate::config::Limits;
-use crate::contain::{Boxes, DoorWay, Room};
+use crate::contain::{Boxes, DoorWay};
 use crate::delivery::forms;
 use crate::delivery::live::{Live, Stop, StopReason};
 use crate::delivery::mask::Masker;
@@ -52,8 +52,6 @@ mod watchdog;
 mod session;
 mod verify;
 mod without_change;
-
-use door::NetworkUse;
 
 /// A shorter value that looks like a word is not looked for in files.
 const SHORT_WORD: usize = 12;
@@ -251,7 +249,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         }
     };
     let worked = match door {
-        Some(door) => attempt.while_served(door, work).await,
+        Some(door) => Box::pin(attempt.while_served(door, work)).await,
         None => work.await,
     };
     drop(grant.places);
@@ -348,20 +346,6 @@ impl Attempt {
             let source = std::io::Error::other(error);
             Err(NoFolder::Io { path, source })
         })
-    }
-
-    /// The box of its programs, which work in this worktree.
-    fn room(&self, worktree: Option<&Path>, who: NetworkUse) -> Option<Arc<Room>> {
-        let paths = &self.resources.paths;
-        let own = worktree.map(Path::to_owned).into_iter();
-        let own = own.chain([paths.scratch(self.id), paths.short_tmp().path(self.id)]);
-        // Of the mirror, the worktree borrows its objects.
-        let mirror = self
-            .repository()
-            .map(|repository| paths.mirror(&self.work.project, &repository.name));
-        let lent = mirror.map(|mirror| mirror.join("objects"));
-        let room = self.resources.boxes.room(own.collect(), lent.into_iter().collect())?;
-        Some(self.on_network(&room, who))
     }
 
     fn warnings(&self) -> Warnings {

@@ -2,6 +2,7 @@
 //! (T2) has what its policy says: all, nothing, or a door, which is open from before the first program to
 //! after the last one. In lower tiers programs have the network of the machine.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kage_core::cause::chain;
@@ -24,6 +25,20 @@ pub(super) enum NetworkUse {
 }
 
 impl Attempt {
+    /// The box of its programs, which work in this worktree.
+    pub(super) fn room(&self, worktree: Option<&Path>, who: NetworkUse) -> Option<Arc<Room>> {
+        let paths = &self.resources.paths;
+        let own = worktree.map(Path::to_owned).into_iter();
+        let own = own.chain([paths.scratch(self.id), paths.short_tmp().path(self.id)]);
+        // Of the mirror, the worktree borrows its objects.
+        let mirror = self
+            .repository()
+            .map(|repository| paths.mirror(&self.work.project, &repository.name));
+        let lent = mirror.map(|mirror| mirror.join("objects"));
+        let room = self.resources.boxes.room(own.collect(), lent.into_iter().collect())?;
+        Some(self.on_network(&room, who))
+    }
+
     /// What of the network its programs have: all, where their boxes have none of their own.
     pub(super) fn network_of(&self, who: NetworkUse) -> NetworkPolicy {
         match self.resources.boxes.proved().tier {
@@ -45,7 +60,7 @@ impl Attempt {
     }
 
     /// The box, with what of the network it has.
-    pub(super) fn on_network(&self, room: &Arc<Room>, who: NetworkUse) -> Arc<Room> {
+    fn on_network(&self, room: &Arc<Room>, who: NetworkUse) -> Arc<Room> {
         match (self.network_of(who), &self.door) {
             (NetworkPolicy::Open, _) => Arc::clone(room),
             (NetworkPolicy::Gateway, Some(way)) => room.behind(way.clone()),
