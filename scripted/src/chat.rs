@@ -245,7 +245,9 @@ pub(crate) fn tool_name(index: usize, tool: &Map<String, Value>) -> Result<Strin
     let function = object("tools.function", tool.get("function").unwrap_or(&Value::Null))?;
     let name = string("tools.function.name", function.get("name"))?;
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let is_object = function.get("parameters").and_then(|schema| schema.get("type")) == Some(&Value::from("object"));
+    // A function without parameters takes none.
+    let parameters = function.get("parameters");
+    let is_object = parameters.is_none_or(|schema| schema.get("type") == Some(&Value::from("object")));
     if tool.get("type") == Some(&Value::from("function")) && name.len() <= 64 && name.chars().all(plain) && is_object {
         Ok(name.to_owned())
     } else {

@@ -54,23 +54,6 @@ pub(crate) const CLIS: &[Cli] = &[
         refused: ("anthropic/claude-haiku-4-5", "claude-haiku-4-5"),
         shell: |command| Turn::call("bash", json!({"command": command, "description": "fix the sign"})),
     },
-    Cli {
-        adapter: "qwen",
-        package: "@qwen-code/qwen-code",
-        model: ("qwen3-coder-plus", "qwen3-coder-plus"),
-        refused: ("qwen3-coder-flash", "qwen3-coder-flash"),
-        shell: |command| {
-            let call = json!({"command": command, "description": "fix the sign", "is_background": false});
-            Turn::call("run_shell_command", call)
-        },
-    },
-    Cli {
-        adapter: "copilot",
-        package: "@github/copilot",
-        model: ("gpt-4.1", "gpt-4.1"),
-        refused: ("gpt-4.1-mini", "gpt-4.1-mini"),
-        shell: |command| Turn::call("bash", json!({"command": command, "description": "fix the sign"})),
-    },
 ];
 
 /// The programs, or those that are missing.

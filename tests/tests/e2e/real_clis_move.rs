@@ -18,11 +18,6 @@ async fn a_killed_agents_codex_session_goes_on_elsewhere() {
     goes_on("codex").await;
 }
 
-#[tokio::test]
-async fn a_killed_agents_qwen_session_goes_on_elsewhere() {
-    goes_on("qwen").await;
-}
-
 fn script(cli: &Cli) -> Script {
     let mut last = Turn::say("I fixed the sign.");
     // The machine dies while the model thinks.

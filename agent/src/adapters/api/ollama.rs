@@ -268,7 +268,12 @@ fn event(draft: &mut Draft, data: &str) -> Progress {
         Err(error) => return Progress::broken(&format!("a line is not understood: {error}")),
     };
     if let Some(refusal) = refused(&line.error) {
-        return Progress::Failed(refusal.classify(None, None, None));
+        let mut failure = refusal.classify(None, None, None);
+        if failure.kind == FailureKind::Unknown {
+            // In mid-answer it is the program of the model that ended, and the server starts it again.
+            failure.kind = FailureKind::Network;
+        }
+        return Progress::Failed(failure);
     }
     if draft.id.is_empty() {
         // There is no id; the time is one of this answer.

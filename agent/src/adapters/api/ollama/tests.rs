@@ -106,6 +106,7 @@ fn what_a_server_leaves_out_is_not_known() {
 fn errors_and_full_rooms_are_told_apart() {
     let failure = read(fixture!("error.jsonl"), Draft::default()).unwrap_err();
     assert!(failure.message.contains("unexpected EOF"), "{failure}");
+    assert_eq!(failure.kind, FailureKind::Network);
     let full = |context| {
         let draft = Draft::of(100, NonZeroU32::new(context));
         read(fixture!("full.jsonl"), draft).unwrap().stop
