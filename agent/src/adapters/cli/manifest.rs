@@ -9,7 +9,6 @@ use std::time::Duration;
 use kage_core::id::AdapterName;
 use kage_core::json::JsonPointer;
 use kage_core::network::{AllowRule, Destination};
-use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
