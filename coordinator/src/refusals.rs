@@ -56,6 +56,11 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
             message: error.to_string(),
             retry: Some(FULL_QUEUE),
         },
+        StoreError::ProjectFull { words } => ApiError::ResourceExhausted {
+            message: words.clone(),
+            // Nothing of it goes by itself.
+            retry: None,
+        },
         StoreError::NoAgent(nobody) => ApiError::NoAgent {
             message: nobody.to_string(),
         },

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use kage_core::id::ProjectId;
@@ -46,6 +46,8 @@ struct Measured {
     bytes: Arc<AtomicU64>,
 }
 
+type Place = Arc<Mutex<Option<Measured>>>;
+
 /// The bytes of each project.
 #[derive(Debug)]
 pub(crate) struct StoredBytes {
@@ -53,7 +55,8 @@ pub(crate) struct StoredBytes {
     roots: Vec<PathBuf>,
     /// 0 = no limit, and nothing is looked at.
     most: u64,
-    measured: Mutex<HashMap<ProjectId, Measured>>,
+    /// Whoever looks at a project's folders holds its lock; other projects go on.
+    measured: std::sync::Mutex<HashMap<ProjectId, Place>>,
 }
 
 impl StoredBytes {
@@ -61,7 +64,7 @@ impl StoredBytes {
         Self {
             roots: roots.into_iter().collect(),
             most,
-            measured: Mutex::default(),
+            measured: std::sync::Mutex::default(),
         }
     }
 
@@ -71,8 +74,9 @@ impl StoredBytes {
             return Ok(Incoming::default());
         }
         // Whoever asks meanwhile waits for what is found.
-        let mut measured = self.measured.lock().await;
-        let known = measured.get(project).filter(|known| known.at.elapsed() < COUNTS);
+        let place = self.place(project);
+        let mut measured = place.lock().await;
+        let known = measured.as_ref().filter(|known| known.at.elapsed() < COUNTS);
         let stored = match known {
             Some(known) => Arc::clone(&known.bytes),
             None => {
@@ -87,20 +91,37 @@ impl StoredBytes {
                     }
                 };
                 let bytes = Arc::new(AtomicU64::new(bytes));
-                let entry = Measured {
+                *measured = Some(Measured {
                     at: Instant::now(),
                     bytes: Arc::clone(&bytes),
-                };
-                measured.insert(project.clone(), entry);
+                });
                 bytes
             }
         };
+        drop(measured);
         let (bytes, most) = (stored.load(Ordering::Relaxed), self.most);
         if bytes >= most {
             let project = project.clone();
             return Err(ProjectFull { project, bytes, most });
         }
         Ok(Incoming(Some(stored)))
+    }
+
+    /// Counts what comes into a project, however much it has. What was never looked at is not: the first look
+    /// finds all of it.
+    pub(crate) async fn incoming(&self, project: &ProjectId) -> Incoming {
+        if self.most == 0 {
+            return Incoming::default();
+        }
+        let place = self.place(project);
+        let measured = place.lock().await;
+        Incoming(measured.as_ref().map(|known| Arc::clone(&known.bytes)))
+    }
+
+    fn place(&self, project: &ProjectId) -> Place {
+        // Places are only added.
+        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(measured.entry(project.clone()).or_default())
     }
 }
 
@@ -153,6 +174,9 @@ mod tests {
         assert!(stored.room(&a).await.is_ok());
         room.add(1);
         assert_eq!(stored.room(&a).await.unwrap_err().bytes, 1000);
+        // What may not be refused is counted.
+        stored.incoming(&a).await.add(5);
+        assert_eq!(stored.room(&a).await.unwrap_err().bytes, 1005);
         // What was removed counts a little later.
         std::fs::remove_dir_all(roots[0].join("b")).unwrap();
         assert!(stored.room(&b).await.is_err());
@@ -161,5 +185,19 @@ mod tests {
         let unlimited = StoredBytes::new(roots, 0);
         unlimited.room(&b).await.unwrap().add(u64::MAX);
         assert!(unlimited.room(&b).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_project_that_is_looked_at_keeps_no_other_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let stored = StoredBytes::new([dir.path().to_owned()], 1000);
+        let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+        let place = stored.place(&a);
+        let looking = place.lock().await;
+        assert!(stored.room(&b).await.is_ok());
+        let waits = tokio::time::timeout(Duration::from_secs(1), stored.room(&a)).await;
+        assert!(waits.is_err());
+        drop(looking);
+        assert!(stored.room(&a).await.is_ok());
     }
 }

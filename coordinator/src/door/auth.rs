@@ -92,6 +92,14 @@ impl Principal {
         }
     }
 
+    /// True for whoever shows a token that was made for people.
+    pub(crate) const fn is_person(&self) -> bool {
+        match self {
+            Self::Person { .. } => true,
+            Self::Owner | Self::Agent { .. } | Self::OwnAgent { .. } | Self::Stranger => false,
+        }
+    }
+
     /// An agent speaks for itself; the owner's word counts for any.
     pub(crate) fn may_speak_for(&self, agent: AgentId) -> Result<(), ApiError> {
         match self {

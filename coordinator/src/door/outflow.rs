@@ -11,8 +11,8 @@ use std::time::Duration;
 use kage_proto::MAX_INLINE;
 use kage_proto::status::ApiError;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -48,9 +48,11 @@ impl Outflows {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
+                since: Instant::now(),
                 end: None,
                 reader: None,
             }),
+            empty: Notify::new(),
             gone: CancellationToken::new(),
         });
         let outflow = Outflow {
@@ -66,6 +68,8 @@ impl Outflows {
 #[derive(Debug)]
 struct Shared<T> {
     state: Mutex<State<T>>,
+    /// Told when the last message that waited was taken.
+    empty: Notify,
     /// Nobody reads any more.
     gone: CancellationToken,
 }
@@ -73,6 +77,8 @@ struct Shared<T> {
 #[derive(Debug)]
 struct State<T> {
     waiting: VecDeque<(T, Held)>,
+    /// How long the first of them has been the first.
+    since: Instant,
     /// What comes after them; `None`: more may.
     end: Option<Result<(), Status>>,
     reader: Option<Waker>,
@@ -129,26 +135,79 @@ impl<T: Message> Outflow<T> {
             held = timeout(PATIENCE, room) => held,
         };
         let Ok(Some(held)) = held else {
-            tracing::info!("a watcher that did not read was cut");
-            self.shared.change(|state| {
-                state.waiting.clear();
-                let error = ApiError::Unavailable {
-                    message: format!(
-                        "the watcher took nothing for {} s; watch again from the last cursor",
-                        PATIENCE.as_secs()
-                    ),
-                    retry: Some(AGAIN),
-                };
-                state.end = Some(Err(error.into()));
-            });
+            self.cut();
             return Err(Unsent);
         };
-        self.shared.change(|state| state.waiting.push_back((message, held)));
+        self.shared.change(|state| {
+            if state.waiting.is_empty() {
+                state.since = Instant::now();
+            }
+            state.waiting.push_back((message, held));
+        });
         Ok(())
     }
 }
 
 impl<T> Outflow<T> {
+    /// Does the work that sends, and returns when it has ended and nothing of it waits any more. A watcher that
+    /// takes nothing for long is cut, whether or not there is more to send.
+    pub(crate) async fn while_taken(&self, work: impl Future<Output = ()>) {
+        tokio::select! {
+            () = work => {}
+            () = self.cut_when_stalled() => return,
+        }
+        self.shared.change(|state| {
+            state.end.get_or_insert(Ok(()));
+        });
+        tokio::select! {
+            () = self.closed() => {}
+            () = self.emptied() => {}
+            () = self.cut_when_stalled() => {}
+        }
+    }
+
+    /// Returns when nothing waits.
+    async fn emptied(&self) {
+        while !self.shared.state().waiting.is_empty() {
+            self.shared.empty.notified().await;
+        }
+    }
+
+    /// Returns when something waited, and nothing was taken, for so long that the watcher was cut.
+    async fn cut_when_stalled(&self) {
+        loop {
+            let until = {
+                let state = self.shared.state();
+                match state.waiting.is_empty() {
+                    // What comes later waits from then on.
+                    true => Instant::now() + PATIENCE,
+                    false => state.since + PATIENCE,
+                }
+            };
+            if until <= Instant::now() {
+                self.cut();
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+
+    /// Drops what waits, with the words for a watcher that reads after all.
+    fn cut(&self) {
+        tracing::info!("a watcher that did not read was cut");
+        self.shared.change(|state| {
+            state.waiting.clear();
+            let error = ApiError::Unavailable {
+                message: format!(
+                    "the watcher took nothing for {} s; watch again from the last cursor",
+                    PATIENCE.as_secs()
+                ),
+                retry: Some(AGAIN),
+            };
+            state.end = Some(Err(error.into()));
+        });
+    }
+
     /// Returns when nobody reads any more.
     pub(crate) async fn closed(&self) {
         self.shared.gone.cancelled().await;
@@ -186,6 +245,10 @@ impl<T> Stream for Outgoing<T> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.0.state();
         if let Some((message, _held)) = state.waiting.pop_front() {
+            state.since = Instant::now();
+            if state.waiting.is_empty() {
+                self.0.empty.notify_one();
+            }
             return Poll::Ready(Some(Ok(message)));
         }
         match state.end.replace(Ok(())) {
@@ -241,6 +304,69 @@ mod tests {
         let cut = outgoing.next().await.unwrap().unwrap_err();
         assert_eq!(cut.code(), Code::Unavailable);
         assert!(outgoing.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_after_the_end_is_dropped_when_nobody_takes_it() {
+        let outflows = Outflows::new(1 << 30);
+        let (outflow, mut outgoing) = outflows.open();
+        let work = async {
+            for _ in 0..3 {
+                outflow.send(piece(1000)).await.unwrap();
+            }
+        };
+        let begun = Instant::now();
+        let reading = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            assert!(outgoing.next().await.unwrap().is_ok());
+            // What was taken counts anew.
+            tokio::time::sleep(PATIENCE * 3 / 4).await;
+            assert_ne!(free(&outflows), 0);
+        };
+        tokio::join!(outflow.while_taken(work), reading);
+        assert!(begun.elapsed() >= PATIENCE / 2 + PATIENCE, "{:?}", begun.elapsed());
+        assert_eq!(free(&outflows), 0);
+        let cut = outgoing.next().await.unwrap().unwrap_err();
+        assert_eq!(cut.code(), Code::Unavailable);
+        assert!(outgoing.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_waits_for_news_is_cut_for_what_was_not_taken() {
+        let outflows = Outflows::new(0);
+        let (outflow, mut outgoing) = outflows.open();
+        let work = async {
+            outflow.send(piece(1000)).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        outflow.while_taken(work).await;
+        assert_eq!(free(&outflows), 0);
+        assert!(outgoing.next().await.unwrap().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_when_its_last_message_is_taken_or_its_reader_leaves() {
+        let outflows = Outflows::new(0);
+        let (outflow, mut outgoing) = outflows.open();
+        let begun = Instant::now();
+        let work = async {
+            outflow.send(piece(1)).await.unwrap();
+            outflow.send(piece(1)).await.unwrap();
+        };
+        let reading = async {
+            let mut read = 0;
+            while let Some(message) = outgoing.next().await {
+                message.unwrap();
+                read += 1;
+            }
+            read
+        };
+        let ((), read) = tokio::join!(outflow.while_taken(work), reading);
+        assert_eq!((read, begun.elapsed()), (2, Duration::ZERO));
+        let (outflow, outgoing) = outflows.open();
+        let work = async { outflow.send(piece(1)).await.unwrap() };
+        tokio::join!(outflow.while_taken(work), async { drop(outgoing) });
+        assert_eq!((free(&outflows), begun.elapsed()), (0, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

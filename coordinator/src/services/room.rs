@@ -1,5 +1,6 @@
 //! Whether a caller may send bytes that are stored, and counting them: for its token, as so many in an hour, and
-//! for the project that gets them. The owner's token is not limited.
+//! for the project that gets them. The owner's token is not limited. An agent is not refused for what its project
+//! has: what it sends was paid for already. A full project gets no new task instead.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use kage_core::id::ProjectId;
 use kage_proto::status::ApiError;
 
 use crate::coordinator::Coordinator;
-use crate::data::stored::Incoming;
+use crate::data::stored::{Incoming, ProjectFull};
 use crate::door::auth::Principal;
 use crate::door::restraint::Restraint;
 
@@ -26,13 +27,20 @@ impl Room {
             return Ok(Self::default());
         };
         coordinator.restraint.may_send(&name)?;
-        let incoming = coordinator.stored.room(project).await;
-        let incoming = incoming.map_err(|full| ApiError::ResourceExhausted {
-            message: full.to_string(),
-            // Nothing of it goes by itself.
-            retry: None,
-        })?;
+        let incoming = match caller.is_person() {
+            true => coordinator.stored.room(project).await.map_err(|full| refused(&full))?,
+            false => coordinator.stored.incoming(project).await,
+        };
         Ok(Self(Some((Arc::clone(&coordinator.restraint), name, incoming))))
+    }
+
+    /// Why a caller's project gets no new task: it has as much as it may have.
+    pub(super) async fn full(coordinator: &Coordinator, caller: &Principal, project: &ProjectId) -> Option<String> {
+        if !caller.is_person() {
+            return None;
+        }
+        let room = coordinator.stored.room(project).await;
+        room.err().map(|full| full.to_string())
     }
 
     /// So many bytes came.
@@ -41,5 +49,13 @@ impl Room {
             restraint.sent(name, bytes as u64);
             incoming.add(bytes as u64);
         }
+    }
+}
+
+fn refused(full: &ProjectFull) -> ApiError {
+    ApiError::ResourceExhausted {
+        message: full.to_string(),
+        // Nothing of it goes by itself.
+        retry: None,
     }
 }

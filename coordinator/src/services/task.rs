@@ -1,5 +1,6 @@
 //! TaskService: create, look at, cancel, watch and compare tasks.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::checkpoint::subject::named;
+use super::room::Room;
 use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
@@ -60,7 +62,8 @@ impl TaskService for Tasks {
             None => None,
         };
         self.check(&spec).await?;
-        if spec.prompt.len() > MAX_INLINE {
+        let project_full = Room::full(&self.0, &caller, &spec.project).await;
+        if spec.prompt.len() > MAX_INLINE && project_full.is_none() {
             let prompt = Bytes::copy_from_slice(spec.prompt.as_bytes());
             let stored = self.0.blobs.put_bytes(&spec.project, prompt).await;
             let (digest, _) = stored.map_err(|error| internal("the prompt could not be stored", &error))?;
@@ -81,6 +84,7 @@ impl TaskService for Tasks {
             lacks: self.lacks(&spec),
             waits_for_agent: message.wait_for_agent,
             queue_full: self.queue_full(&caller, &spec),
+            project_full,
             spec,
             origin,
             now: self.0.now(),
@@ -207,7 +211,9 @@ impl TaskService for Tasks {
         let (responses, stream) = self.0.restraint.outflows.open();
         let coordinator = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
-            watching::run(coordinator, watch, responses).await;
+            // It counts while anything of it waits for the network.
+            let watching = pin!(watching::run(coordinator, watch, &responses));
+            responses.while_taken(watching).await;
             drop(open);
         });
         Ok(Response::new(stream))
@@ -225,7 +231,8 @@ impl TaskService for Tasks {
         let (responses, stream) = self.0.restraint.outflows.open();
         let coordinator = Arc::clone(&self.0);
         self.0.tasks.spawn(async move {
-            tasks::run(coordinator, watch, responses).await;
+            let watching = pin!(tasks::run(coordinator, watch, &responses));
+            responses.while_taken(watching).await;
             drop(open);
         });
         Ok(Response::new(stream))

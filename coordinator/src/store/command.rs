@@ -61,6 +61,9 @@ pub struct CreateTask {
     /// So many sessions of the project wait, which is as many as may. The task is refused, unless an earlier
     /// call stored it.
     pub queue_full: Option<u32>,
+    /// In words: the project has as much stored as it may have. The task is refused, unless an earlier call
+    /// stored it.
+    pub project_full: Option<String>,
     pub now: Timestamp,
 }
 

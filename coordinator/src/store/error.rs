@@ -98,6 +98,12 @@ pub enum StoreError {
         /// How many do.
         waiting: u32,
     },
+    /// The project has as much stored as it may have.
+    #[error("{words}")]
+    ProjectFull {
+        /// How much that is, and what to do.
+        words: String,
+    },
     /// No agent that is known could do what is asked for.
     #[error(transparent)]
     NoAgent(NobodyCan),

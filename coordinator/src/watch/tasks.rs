@@ -72,13 +72,13 @@ impl From<ApiError> for Stopped {
 }
 
 /// Watches until an error, the end of the coordinator, or the client's leaving.
-pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: TasksWatch, responses: Responses) {
+pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: TasksWatch, responses: &Responses) {
     let watcher = Watcher {
         coordinator: &coordinator,
         surroundings: Surroundings::new(watch.agents, watch.holds),
         cursor: watch.cursor.clone(),
         watch,
-        responses: &responses,
+        responses,
         known: HashSet::new(),
         waiting: None,
     };

@@ -78,12 +78,12 @@ impl Shown {
 }
 
 /// Watches until the end, an error, or the client's leaving.
-pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: Watch, responses: Responses) {
+pub(crate) async fn run(coordinator: Arc<Coordinator>, watch: Watch, responses: &Responses) {
     let watcher = Watcher {
         task: watch.cursor.task,
         coordinator: &coordinator,
         watch,
-        responses: &responses,
+        responses,
         attempts: Vec::new(),
         complete: HashSet::new(),
         shown: None,

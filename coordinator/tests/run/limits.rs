@@ -8,7 +8,7 @@ use kage_core::usage::{PicoUsd, Usage};
 use kage_proto::status::ApiError;
 use kage_proto::v1;
 
-use crate::admission::{person_of, request_id, stranger};
+use crate::admission::{call, member, person_of, request_id, stranger};
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
 
 async fn start(dir: &std::path::Path, change: impl FnOnce(&mut CallerLimits)) -> Cluster {
@@ -293,5 +293,42 @@ async fn a_token_sends_so_much_and_a_project_has_so_much() {
         201,
         "the owner is not limited"
     );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_project_gets_no_new_task_and_what_its_agents_made_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start_with(dir.path(), |config, _| {
+        config.tls = true;
+        config.callers.project_bytes = 1000;
+    })
+    .await;
+    let person = person_of(&cluster, &cluster.client, v1::Role::Submit, "")
+        .await
+        .unwrap();
+    let create = async |id: &str| {
+        let request = v1::CreateTaskRequest {
+            request_id: id.to_owned(),
+            spec: Some(spec(&["one"]).into()),
+            wait_for_agent: true,
+            origin: None,
+        };
+        person.client.tasks().create_task(request).await
+    };
+    // What is there is looked at by the first who asks.
+    let folder = dir.path().join("blobs/default/00");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("much"), [b'x'; 1000]).unwrap();
+    let full = create("first").await.unwrap_err();
+    assert!(
+        full.code() == tonic::Code::ResourceExhausted && full.message().contains("project default has"),
+        "{full}"
+    );
+    let agent = member(&cluster, "").await;
+    let path = format!("/v1/blobs/default/{}", kage_core::id::Digest::of(b""));
+    assert_eq!(call(&person.client, "PUT", &path, &[]).await.0, 429);
+    assert_eq!(call(&agent.client, "PUT", &path, &[]).await.0, 201);
+    cluster.create(spec(&["of-the-owner"])).await;
     cluster.stop().await;
 }

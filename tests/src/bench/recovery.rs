@@ -228,6 +228,7 @@ async fn fill(store: &Store, sessions: u32) -> anyhow::Result<()> {
             machines: Vec::new(),
             lacks: TaskLacks::default(),
             queue_full: None,
+            project_full: None,
             waits_for_agent: false,
             now,
         };

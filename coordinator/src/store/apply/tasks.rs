@@ -47,6 +47,7 @@ impl Command for CreateTask {
             lacks,
             waits_for_agent,
             queue_full,
+            project_full,
             now,
         } = self;
         if let Some(reply) = earlier_reply(rows, CREATE_TASK, &request)? {
@@ -63,6 +64,9 @@ impl Command for CreateTask {
         if let Some(waiting) = queue_full {
             let project = task.spec.project;
             return Err(Failed::Refused(StoreError::QueueFull { project, waiting }));
+        }
+        if let Some(words) = project_full {
+            return Err(Failed::Refused(StoreError::ProjectFull { words }));
         }
         if let (Some(nobody), false) = (task.spec.nobody_can(&lacks), waits_for_agent) {
             return Err(Failed::Refused(StoreError::NoAgent(nobody)));

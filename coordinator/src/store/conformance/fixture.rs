@@ -111,6 +111,7 @@ pub(super) fn create(n: u128, spec: TaskSpec, now: Timestamp) -> CreateTask {
         lacks: TaskLacks::default(),
         waits_for_agent: false,
         queue_full: None,
+        project_full: None,
         now,
     }
 }

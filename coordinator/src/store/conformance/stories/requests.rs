@@ -25,7 +25,15 @@ pub(in crate::store::conformance) async fn creating_twice_is_creating_once(store
     // Also when no new task would be taken.
     again.queue_full = Some(2);
     assert!(store.apply(again.clone()).await.unwrap().repeated);
+    again.project_full = Some("it has enough".to_owned());
+    assert!(store.apply(again.clone()).await.unwrap().repeated);
     again.request = request(3);
+    let full = CreateTask {
+        queue_full: None,
+        ..again.clone()
+    };
+    let refused = store.apply(full).await.unwrap_err();
+    assert!(matches!(refused, StoreError::ProjectFull { .. }), "{refused}");
     let refused = store.apply(again).await.unwrap_err();
     assert!(matches!(refused, StoreError::QueueFull { waiting: 2, .. }), "{refused}");
 
