@@ -32,7 +32,7 @@ use crate::in_use::{self, InUse};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::running;
-use crate::settings;
+use crate::settings::{self, Settings};
 use crate::state::StateDir;
 
 /// When a background daemon ends.
@@ -46,6 +46,8 @@ const DROP_VALUES: Duration = Duration::from_secs(2);
 const UNCLAIMED: Duration = Duration::from_secs(60 * 60);
 /// Files of a person's settings.
 const SETTINGS: [&str; 2] = ["config.toml", "token"];
+/// The file by which a coordinator's data folder is known.
+const DATABASE: &str = "kage.db";
 /// How long a daemon that was told to end waits for commands that use it.
 const LAST_CALLS: Duration = Duration::from_secs(1);
 
@@ -59,6 +61,8 @@ pub(crate) struct AgentStart {
     pub(crate) state_dir: PathBuf,
     /// The options of its flags and its file.
     pub(crate) options: AgentOptions,
+    /// That file, if there is one.
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// How long an idle daemon continues, and how often it checks.
@@ -128,6 +132,7 @@ async fn run_agent(
     make_adapters: Option<MakeAdapterConfig>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
+    let hidden = hidden(&invocation.settings, &invocation.state, &start);
     let (options, settings) = (start.options, &invocation.settings.agent);
     let usual = options.disk.or(settings.disk).limits();
     let config = kage_agent::Config {
@@ -144,7 +149,7 @@ async fn run_agent(
         caches: settings.caches.caches(),
         contain: ContainSettings {
             tier: options.contain.tier.or(settings.contain.tier).unwrap_or_default(),
-            hidden: hidden(invocation, options.token_file.as_deref()),
+            hidden,
         },
         network: options
             .network
@@ -162,13 +167,28 @@ async fn run_agent(
 }
 
 /// What no program of a session may read besides the agent's state: that of the coordinator of this machine,
-/// its token, and the settings of its user, which may have keys.
-fn hidden(invocation: &Invocation, token_file: Option<&Path>) -> Vec<PathBuf> {
-    let settings = settings::user_dir().into_iter();
-    let settings = settings.flat_map(|folder| SETTINGS.map(|name| folder.join(name)));
-    let own = [Some(invocation.state.path()), token_file].into_iter().flatten();
-    let keys = &invocation.settings.coordinator.token_file;
-    own.map(Path::to_owned).chain(settings).chain(keys.clone()).collect()
+/// its token, the settings of its user and of this agent, which may have keys, and the files with keys that
+/// they name.
+fn hidden(settings: &Settings, state: &StateDir, start: &AgentStart) -> Vec<PathBuf> {
+    let options = &start.options;
+    let files = settings::user_dir().into_iter();
+    let files = files.flat_map(|folder| SETTINGS.map(|name| folder.join(name)));
+    let tokens = [&options.token_file, &settings.coordinator.token_file];
+    // `-` is no file.
+    let tokens = tokens.into_iter().flatten().filter(|path| path.as_os_str() != "-");
+    let data = tokens.clone().filter_map(|token| data_of(token));
+    let named = tokens.chain(&start.config).map(PathBuf::as_path);
+    let keys = options.adapter.key_files().chain(settings.adapter.key_files());
+    let all = [state.path()].into_iter().chain(named).chain(data).chain(keys);
+    // They are named from where the agent was started.
+    let all = all.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    all.chain(files).collect()
+}
+
+/// The data folder of a coordinator, if that is where this token is.
+fn data_of(token: &Path) -> Option<&Path> {
+    let folder = token.parent()?;
+    folder.join(DATABASE).is_file().then_some(folder)
 }
 
 /// The adapters of this machine: built in, of the user, of the settings, of an agent's options.
@@ -239,6 +259,7 @@ pub(crate) async fn up(invocation: &Invocation, args: Up) -> anyhow::Result<()> 
         labels: Labels::new(),
         state_dir: invocation.state.agent(),
         options,
+        config: None,
     };
     let agent = run_agent(invocation, start, registry, Some(make_adapters), &shutdown);
     let left = invocation.state.agent();
@@ -372,6 +393,35 @@ mod tests {
     use kage_proto::v1;
 
     use super::*;
+
+    #[test]
+    fn every_file_with_a_key_is_hidden_and_so_is_the_folder_of_a_coordinator() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        std::fs::create_dir(place("data")).unwrap();
+        std::fs::write(place("data/kage.db"), "").unwrap();
+        let mut settings = Settings::default();
+        settings.coordinator.token_file = Some(place("data/token"));
+        let keys = |name: &str| toml::from_str(&format!("[claude-api]\nkey_file = {:?}", place(name))).unwrap();
+        settings.adapter = keys("key");
+        let start = AgentStart {
+            url: String::new(),
+            credentials: Credentials::bearer("x"),
+            labels: Labels::new(),
+            state_dir: place("agent"),
+            options: AgentOptions {
+                adapter: keys("other-key"),
+                token_file: Some("-".into()),
+                ..AgentOptions::default()
+            },
+            config: Some(place("agent.toml")),
+        };
+        let state = StateDir::resolve(Some(place("state").as_path())).unwrap();
+        let hidden = hidden(&settings, &state, &start);
+        for name in ["state", "data", "data/token", "key", "other-key", "agent.toml"] {
+            assert!(hidden.contains(&place(name)), "{name}: {hidden:?}");
+        }
+    }
 
     #[tokio::test]
     async fn an_idle_daemon_ends_only_when_nobody_uses_it() {

@@ -84,7 +84,8 @@ pub struct AgentSettings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BoxSettings {
-    /// The tier of containment to have; where it cannot be had, the next lower one, and people are told.
+    /// The tier of containment to have. One that cannot be proved ends the agent's start; `best` is the highest
+    /// that can be.
     pub tier: Option<AskedTier>,
 }
 

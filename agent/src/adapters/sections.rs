@@ -3,6 +3,7 @@
 //! manifests.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use kage_core::id::{AdapterName, InvalidId};
 use serde::Deserialize;
@@ -94,6 +95,11 @@ impl AdapterSettings {
             all.0.insert(name, own.or(other));
         }
         all
+    }
+
+    /// The files with keys.
+    pub fn key_files(&self) -> impl Iterator<Item = &Path> {
+        self.0.values().filter_map(|settings| settings.key_file.as_deref())
     }
 
     /// The keys of `[adapter]` whose values are lists.

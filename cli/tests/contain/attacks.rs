@@ -7,8 +7,9 @@ use kage_core::contain::Tier;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outside {
     Everybody,
-    Root,
-    /// The machine of the test may refuse it as well.
+    /// For whoever has `CAP_SYS_ADMIN`. Root of a container often has not.
+    Admin,
+    /// The machine of the test may refuse it as well, or the container that the test runs in.
     Unknown,
 }
 
@@ -42,7 +43,7 @@ def call(x86, arm, *args):
     return got
 ";
 
-use Outside::{Everybody, Root, Unknown};
+use Outside::{Admin, Everybody, Unknown};
 use Tier::{T1, T2};
 
 /// Scripts of a shell.
@@ -164,13 +165,13 @@ pub(crate) const SHELL: &[Attack] = &[
     attack(
         "a file in /etc",
         T1,
-        Root,
+        Admin,
         r#"touch /etc/.kage-test && rm /etc/.kage-test"#,
     ),
     attack(
         "a program in PATH",
         T1,
-        Root,
+        Admin,
         r#"touch /usr/local/bin/.kage-test && rm /usr/local/bin/.kage-test"#,
     ),
     attack(
@@ -185,28 +186,28 @@ pub(crate) const SHELL: &[Attack] = &[
         Unknown,
         r#"for disk in /dev/vda /dev/sda /dev/nvme0n1 /dev/mem; do head -c1 $disk >/dev/null 2>&1 && exit 0; done; exit 1"#,
     ),
-    attack("a device of one's own", T1, Root, r#"mknod disk b 1 0 && rm disk"#),
+    attack("a device of one's own", T1, Admin, r#"mknod disk b 1 0 && rm disk"#),
     attack(
         "the kernel's switches",
         T1,
-        Root,
+        Admin,
         r#": >> /proc/sys/kernel/core_pattern"#,
     ),
     attack("the kernel's log", T1, Unknown, r#"head -c1 /dev/kmsg >/dev/null"#),
-    attack("mount", T1, Root, r#"mkdir -p m && mount -t tmpfs none m && umount m"#),
+    attack("mount", T1, Admin, r#"mkdir -p m && mount -t tmpfs none m && umount m"#),
     attack(
         "bind a folder over another",
         T1,
-        Root,
+        Admin,
         r#"mkdir -p m && mount --bind "$STATE" m && umount m"#,
     ),
     attack(
         "enter the agent's namespaces",
         T1,
-        Root,
+        Admin,
         r#"nsenter -t $VICTIM -m true"#,
     ),
-    attack("a namespace of mounts", T1, Root, r#"unshare -m true"#),
+    attack("a namespace of mounts", T1, Admin, r#"unshare -m true"#),
     attack(
         "privileges by a program",
         T1,
@@ -230,7 +231,7 @@ pub(crate) const SHELL: &[Attack] = &[
         Everybody,
         r#"renice -n "$(awk '{print $19}' /proc/$VICTIM/stat)" -p $VICTIM"#,
     ),
-    attack("passwords", T2, Root, r#"grep -q . /etc/shadow"#),
+    attack("passwords", T2, Admin, r#"grep -q . /etc/shadow"#),
     attack(
         "a control group",
         T1,
@@ -277,7 +278,7 @@ call(310, 270, victim, local, 1, remote, 1, 0)",
         Unknown,
         r"call(438, 438, os.pidfd_open(victim), 0, 0)",
     ),
-    attack("kcmp", T1, Everybody, r"call(312, 272, victim, os.getpid(), 2, 0, 0)"),
+    attack("kcmp", T1, Unknown, r"call(312, 272, victim, os.getpid(), 2, 0, 0)"),
     attack("signal everybody", T2, Everybody, r"os.kill(-1, 0)"),
     attack(
         "prlimit of the agent",
@@ -288,20 +289,20 @@ call(310, 270, victim, local, 1, remote, 1, 0)",
     attack(
         "a raw socket",
         T1,
-        Root,
+        Admin,
         r"socket.socket(socket.AF_PACKET, socket.SOCK_RAW)",
     ),
-    attack("chroot", T1, Root, r"os.chroot('/')"),
+    attack("chroot", T1, Admin, r"os.chroot('/')"),
     attack(
         "the machine's name",
         T1,
-        Root,
+        Admin,
         r"socket.sethostname(socket.gethostname())",
     ),
     attack(
         "the clock",
         T1,
-        Root,
+        Admin,
         r"
 import time
 time.clock_settime(time.CLOCK_REALTIME, time.time())",
@@ -309,7 +310,7 @@ time.clock_settime(time.CLOCK_REALTIME, time.time())",
     attack(
         "a memory dump",
         T1,
-        Root,
+        Admin,
         r"
 import resource
 resource.setrlimit(resource.RLIMIT_CORE, (1, 1))",
@@ -340,11 +341,11 @@ fcntl.ioctl(os.open('/proc/%d/fd/0' % victim, os.O_RDWR), 0x5412, b'x')",
 attr = ctypes.create_string_buffer(struct.pack('IIII', 1, 4, 4, 1) + bytes(104))
 call(321, 280, 0, attr, 120)",
     ),
-    attack("keyctl", T2, Everybody, r"call(250, 219, 0, -3, 1)"),
+    attack("keyctl", T2, Unknown, r"call(250, 219, 0, -3, 1)"),
     attack(
         "add_key",
         T2,
-        Everybody,
+        Unknown,
         r"call(248, 217, b'user', b'kage-test', b'x', 1, -3)",
     ),
     attack(
@@ -378,7 +379,7 @@ os.waitpid(child, 0)",
 attr = ctypes.create_string_buffer(struct.pack('IIQ', 1, 128, 1) + bytes(112))
 call(298, 241, attr, 0, -1, -1, 0)",
     ),
-    attack("a mount by the new calls", T1, Root, r"call(430, 430, b'tmpfs', 0)"),
+    attack("a mount by the new calls", T1, Admin, r"call(430, 430, b'tmpfs', 0)"),
     attack(
         "what shared memory there is",
         T2,

@@ -7,7 +7,7 @@ use kage_agent::contain::{AskedTier, Network, Room};
 use kage_core::contain::Tier;
 
 use super::attacks::{Attack, CALLS, Outside, PYTHON, SHELL};
-use super::{Machine, SECRET, TIERS, free, run};
+use super::{Machine, SECRET, TIERS, free, run, skip};
 
 /// How many attacks run at once.
 const AT_ONCE: usize = 4;
@@ -18,7 +18,9 @@ async fn got_out(
     room: Option<&Arc<Room>>,
     attacks: &[(&'static Attack, bool)],
 ) -> Vec<(&'static str, bool, String)> {
-    let turns = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+    // Outside they work, and would be in each other's way.
+    let at_once = if room.is_some() { AT_ONCE } else { 1 };
+    let turns = Arc::new(tokio::sync::Semaphore::new(at_once));
     let mut running = tokio::task::JoinSet::new();
     for (attack, in_python) in attacks {
         let (machine, room, turns) = (Arc::clone(machine), room.cloned(), Arc::clone(&turns));
@@ -40,6 +42,14 @@ async fn got_out(
 fn all() -> Vec<(&'static Attack, bool)> {
     let shell = SHELL.iter().map(|attack| (attack, false));
     shell.chain(CALLS.iter().map(|attack| (attack, true))).collect()
+}
+
+/// Whether this process has `CAP_SYS_ADMIN`.
+fn is_admin() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & CAP_SYS_ADMIN != 0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,12 +76,12 @@ async fn no_attack_gets_out_of_a_box_and_outside_they_do() {
         assert!(names.is_empty() && leaks.is_empty(), "{tier}: {names:?} {leaks:?}");
     }
     // Each does what it says: outside it works.
-    let root = rustix::process::geteuid().is_root();
+    let admin = is_admin();
     let due: Vec<_> = all()
         .into_iter()
         .filter(|(attack, _)| match attack.outside {
             Outside::Everybody => true,
-            Outside::Root => root,
+            Outside::Admin => admin,
             Outside::Unknown => false,
         })
         .collect();
@@ -129,12 +139,22 @@ async fn a_box_without_a_network_has_a_loopback_and_nothing_else() {
 #[test]
 fn an_ordinary_user_has_the_same_boxes() {
     if !rustix::process::geteuid().is_root() {
-        return;
+        return skip(
+            "contain",
+            "an ordinary user runs the suite, so boxes of root are not tried",
+        );
+    }
+    let ordinary = || {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+    };
+    if !ordinary().arg("true").status().is_ok_and(|status| status.success()) {
+        return skip("contain", "setpriv cannot become an ordinary user");
     }
     let place = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(place.path(), Some(65534), Some(65534)).unwrap();
-    let mut child = std::process::Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+    let mut child = ordinary()
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "escapes::no_attack_gets_out_of_a_box_and_outside_they_do"])
         .env("TMPDIR", place.path())
@@ -142,7 +162,7 @@ fn an_ordinary_user_has_the_same_boxes() {
         .current_dir("/")
         .spawn()
         .unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(120);
+    let deadline = std::time::Instant::now() + Duration::from_secs(600);
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;

@@ -55,6 +55,23 @@ fn a_stop_gives_an_agent_the_time_of_its_drain() {
 }
 
 #[test]
+fn the_unit_of_an_agent_leaves_it_its_tiers() {
+    let text = unit("kage-agent.service");
+    let set = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+    let (state, home) = (set("Environment=KAGE_STATE_DIR="), set("Environment=HOME="));
+    // What is below the state is hidden from sessions, and their CLIs are in HOME.
+    let (state, home) = (Path::new(state.unwrap()), Path::new(home.unwrap()));
+    assert!(!home.starts_with(state), "{home:?} is in {state:?}");
+    let made = set("StateDirectory=").unwrap().split(' ');
+    let made: Vec<_> = made.map(|name| Path::new("/var/lib").join(name)).collect();
+    assert_eq!(made, [state, home]);
+    // With any of these no user namespace gets a /proc of its own.
+    for key in ["ProtectKernelTunables=", "ProtectKernelLogs=", "ProcSubset="] {
+        assert_eq!(set(key), None, "{key}");
+    }
+}
+
+#[test]
 fn every_licence_that_the_packages_name_is_there_in_full() {
     let top = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     let manifest = std::fs::read_to_string(top.join("Cargo.toml")).unwrap();

@@ -32,7 +32,13 @@ async fn sessions_and_verify_reach_what_is_listed_and_a_refusal_is_told_once() {
     let verify = format!("{listed} | grep -q main");
     let run = ["run", "make it", "--with", "maker", "--verify", &verify];
     let run = person.kage(repo.path(), &run).await;
-    assert_eq!(run.code, 0, "{run:#?}");
+    // Where the agent has no T2 it says why, here or as it ends.
+    let agents = person.kage(repo.path(), &["agent", "ls", "--format", "json"]).await;
+    let log = std::fs::read_to_string(person.path("state/daemon.log")).unwrap_or_default();
+    assert!(
+        run.code == 0 && agents.out.contains("CONTAINMENT_TIER_T2"),
+        "{run:#?}\n{agents:#?}\n{log}"
+    );
     let refused = "registry.example.com is not on the list of this agent: [network] allow = [\"registry.example.com\"]";
     assert_eq!(run.err.matches(refused).count(), 1, "{run:#?}");
 }
