@@ -43,6 +43,9 @@ pub(crate) use entry::{Answer, Launch, Launched, launch};
 /// The hidden first argument that makes this executable seal itself and become a program.
 pub const CONTAIN_ARGUMENT: &str = "__contain";
 
+/// What is said of a box that could not be built.
+pub(crate) const NOT_BUILT: &str = "its box could not be built; its error output says why";
+
 /// Which tier a person asks for. T3 is not this program's to build.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum AskedTier {
@@ -62,7 +65,18 @@ impl AskedTier {
         match self {
             Self::T0 => &[],
             Self::T1 => &[Tier::T1],
-            Self::T2 | Self::Best => &[Tier::T2, Tier::T1],
+            Self::T2 => &[Tier::T2],
+            Self::Best => &[Tier::T2, Tier::T1],
+        }
+    }
+
+    /// The tier below which nothing is to run; `None`: who asked takes what there is.
+    #[must_use]
+    pub const fn named(self) -> Option<Tier> {
+        match self {
+            Self::T0 | Self::Best => None,
+            Self::T1 => Some(Tier::T1),
+            Self::T2 => Some(Tier::T2),
         }
     }
 }
@@ -132,6 +146,17 @@ impl Boxes {
             },
             ..Self::default()
         }
+    }
+
+    /// The same, and a further reason why they are of no higher tier.
+    #[must_use]
+    pub(crate) fn and_short_of(mut self, why: &str) -> Self {
+        let rest = std::mem::take(&mut self.proved.short_of);
+        self.proved.short_of = match rest.is_empty() {
+            true => why.to_owned(),
+            false => format!("{why}; {rest}"),
+        };
+        self
     }
 
     /// What was proved.
@@ -230,11 +255,13 @@ mod tests {
         let asked = |text: &str| serde_json::from_value::<AskedTier>(text.into()).unwrap();
         for (text, tried) in [
             ("best", &[Tier::T2, Tier::T1][..]),
-            ("T2", &[Tier::T2, Tier::T1]),
+            ("T2", &[Tier::T2]),
             ("T1", &[Tier::T1]),
             ("T0", &[]),
         ] {
             assert_eq!(asked(text).candidates(), tried, "{text}");
+            let named = (tried.len() == 1).then(|| tried[0]);
+            assert_eq!(asked(text).named(), named, "{text}");
         }
         assert!(serde_json::from_value::<AskedTier>("t9".into()).is_err());
         assert_eq!(Boxes::none("why").room(Vec::new(), Vec::new()), None);

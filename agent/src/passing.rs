@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read as _};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -165,6 +165,12 @@ pub fn receive(socket: impl AsFd, ports: &[u16]) -> Result<Vec<(u16, TcpListener
     Ok(listeners)
 }
 
+/// Whether a listener is the one that is expected. Only this address is taken in a box before its program
+/// begins: a listener at any other one may be the program's, which could keep it and make the agent wait.
+fn is_at(address: SocketAddr, port: u16) -> bool {
+    address == SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
 /// A socket that came out of a box as the listener that it has to be.
 fn listener(socket: OwnedFd, port: u16) -> Result<TcpListener, PassingError> {
     let is_right = sockopt::socket_domain(&socket)? == AddressFamily::INET
@@ -174,8 +180,7 @@ fn listener(socket: OwnedFd, port: u16) -> Result<TcpListener, PassingError> {
         return Err(PassingError::Other("a socket that listens to nobody"));
     }
     let listener = TcpListener::from(socket);
-    let address = listener.local_addr()?;
-    if !address.ip().is_loopback() || address.port() != port {
+    if !is_at(listener.local_addr()?, port) {
         return Err(PassingError::Other("a listener elsewhere"));
     }
     Ok(listener)

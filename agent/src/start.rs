@@ -1,11 +1,13 @@
 //! Start-up and shutdown of an agent, in phases: each takes the one before by value, so that no
 //! work is taken before the leftovers of an earlier start are being delivered.
 
-use std::path::{Path, PathBuf};
+mod containment;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kage_core::contain::Containment;
+use kage_core::contain::Tier;
 use kage_core::id::{BootId, Digest};
 use kage_core::time::Timestamp;
 use kage_git::program::{self, ProgramError};
@@ -17,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::adapters::port::Registry;
 use crate::attempt::Resources;
 use crate::config::Config;
-use crate::contain::{BoxParts, Boxes};
+use crate::contain::Boxes;
 use crate::control::connection::{self, Connection};
 use crate::delivery::ledger::Ledger;
 use crate::delivery::live::Live;
@@ -36,12 +38,15 @@ use crate::ground::uses::Uses;
 use crate::ground::workspace::MirrorGround;
 use crate::identity::enrolment;
 use crate::identity::renewal::Renewal;
-use crate::identity::state::{Paths, StateDir, StateError};
+use crate::identity::state::{StateDir, StateError};
 use crate::identity::trust::Keyring;
 use crate::ports::{Blocking, Clock, Random};
 use crate::process::machine::brought_by;
 use crate::process::programs::Programs;
 use crate::process::{self, AgentEnvironment, Runner, Secret, Turns};
+
+pub use containment::contained_at_last;
+use containment::{boxes, record};
 
 /// What an agent is given from outside.
 #[derive(Clone)]
@@ -132,17 +137,27 @@ pub enum RunError {
         #[source]
         source: ApiError,
     },
+    /// Whoever started it wants programs contained better than they would be.
+    #[error(
+        "containment {asked} was asked for by name and cannot be had here: {short_of}; correct that, or set \
+         tier = \"best\" in [agent.contain] to take what there is"
+    )]
+    Containment {
+        asked: Tier,
+        /// The reason, for people.
+        short_of: String,
+    },
     /// A blocking part of the start was cut short: the runtime is shutting down.
     #[error("the start was interrupted")]
     Interrupted,
 }
 
 impl RunError {
-    /// True when the person who started it can correct that: the folder, git, a copied identity.
+    /// True when the person who started it can correct that: the folder, git, a copied identity, a tier.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Git(_) | Self::State(_) | Self::IdInUse { .. } => true,
+            Self::Git(_) | Self::State(_) | Self::IdInUse { .. } | Self::Containment { .. } => true,
             Self::Outbox(_) | Self::Http(_) | Self::ShutOut { .. } | Self::Interrupted => false,
         }
     }
@@ -200,48 +215,6 @@ async fn programs(config: &Config, ports: &Ports, record: PathBuf) -> Result<Pro
         programs
     });
     surveying.await.map_err(|_| RunError::Interrupted)
-}
-
-/// Notes for `kage doctor` what was proved. Nothing else depends on it.
-fn record(contained: &Containment, path: PathBuf) {
-    let text = serde_json::to_vec(contained).map_err(std::io::Error::other);
-    if let Err(error) = text.and_then(|text| std::fs::write(&path, text)) {
-        tracing::warn!(%error, path = %path.display(), "the containment is not noted");
-    }
-}
-
-/// What the last start of the agent with this state directory proved; `None` when it never started.
-#[must_use]
-pub fn contained_at_last(state: &Path) -> Option<Containment> {
-    let text = std::fs::read(Paths::at(state).containment()).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-/// The boxes for programs: the best of what was asked for that holds here. Nothing of an attempt runs yet.
-async fn boxes(config: &Config, ports: &Ports, paths: Paths) -> Result<Boxes, RunError> {
-    if config.contain.tier.candidates().is_empty() {
-        return Ok(Boxes::none(""));
-    }
-    let (Blocking::Threads, Some(executable)) = (&ports.blocking, ports.runner.executable()) else {
-        return Ok(Boxes::none(
-            "programs have no warden here, which would build their boxes",
-        ));
-    };
-    let (settings, executable) = (config.contain.clone(), executable.to_owned());
-    let home = ports.environment.get("HOME").map(PathBuf::from);
-    let proving = ports.blocking.run(move || {
-        Boxes::prove(&BoxParts {
-            state: paths.root(),
-            own: &[paths.short_tmp().folder().to_owned()],
-            settings: &settings,
-            home,
-            executable: &executable,
-        })
-    });
-    let boxes = proving.await.map_err(|_| RunError::Interrupted)?;
-    let proved = boxes.proved();
-    tracing::info!(tier = %proved.tier, short_of = proved.short_of, "programs are contained");
-    Ok(boxes)
 }
 
 /// First phase: the state directory is locked and its content was read.

@@ -1,10 +1,15 @@
 //! The file in which a program keeps a session. Lines are only appended. It contains names of its
 //! machine, which are replaced on the way to another machine.
 
-use std::path::{Path, PathBuf};
+pub mod beneath;
+
+use std::fs::File;
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
+
+use beneath::Beneath;
 
 /// The file in which a program keeps a session.
 #[derive(Debug, Clone)]
@@ -18,14 +23,19 @@ pub struct SessionFile {
 #[derive(Debug, Clone, Default)]
 pub struct Conversation(Arc<OnceLock<String>>);
 
-impl Conversation {
-    /// The longest id, in bytes.
-    const LONGEST: usize = 128;
+/// The longest id of a conversation, in bytes.
+const LONGEST: usize = 128;
 
-    /// Keeps the id that the program told first, if it can be a part of a file's name.
+/// Whether a program's word can be the id of a conversation: a part of a file's name, and no option.
+pub(crate) fn is_id(word: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    (1..=LONGEST).contains(&word.len()) && !word.starts_with('-') && word.chars().all(is_name)
+}
+
+impl Conversation {
+    /// Keeps the id that the program told first, if it can be one.
     pub fn told(&self, id: &str) {
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if !id.is_empty() && id.len() <= Self::LONGEST && id.chars().all(is_name) {
+        if is_id(id) {
             self.0.get_or_init(|| id.to_owned());
         }
     }
@@ -39,10 +49,10 @@ impl Conversation {
 /// Where a session file is.
 #[derive(Debug, Clone)]
 pub enum FilePlace {
-    At(PathBuf),
+    At(Beneath),
     /// The program names it after the conversation's id, which it chooses itself.
     Named {
-        folder: PathBuf,
+        folder: Beneath,
         /// Below the folder. `*` stands for any part of a name, `{conversation}` for the id.
         pattern: String,
         conversation: Conversation,
@@ -53,33 +63,20 @@ pub enum FilePlace {
 pub(crate) const CONVERSATION: &str = "{conversation}";
 
 impl FilePlace {
-    /// The file's path; `None` while it is not known. Blocks.
-    pub(crate) fn path(&self) -> Option<PathBuf> {
+    /// Opens the file; `None` while there is none, or it is not known. Blocks.
+    pub(crate) fn open(&self) -> io::Result<Option<File>> {
         match self {
-            Self::At(path) => Some(path.clone()),
+            Self::At(place) => place.open(),
             Self::Named {
                 folder,
                 pattern,
                 conversation,
-            } => find(folder, &pattern.replace(CONVERSATION, conversation.id()?)),
+            } => {
+                let pattern = conversation.id().map(|id| pattern.replace(CONVERSATION, id));
+                Ok(pattern.and_then(|pattern| folder.find(&pattern, fits)))
+            }
         }
     }
-}
-
-/// The file that fits a pattern of names; the last by name when there are several.
-fn find(folder: &Path, pattern: &str) -> Option<PathBuf> {
-    let (name, rest) = match pattern.split_once('/') {
-        Some((name, rest)) => (name, Some(rest)),
-        None => (pattern, None),
-    };
-    let entries = std::fs::read_dir(folder).ok()?.flatten();
-    let fitting = entries.filter(|entry| entry.file_name().to_str().is_some_and(|found| fits(name, found)));
-    let mut paths: Vec<_> = fitting.map(|entry| entry.path()).collect();
-    paths.sort();
-    paths.into_iter().rev().find_map(|path| match rest {
-        Some(rest) => find(&path, rest),
-        None => path.is_file().then_some(path),
-    })
 }
 
 /// Whether a name fits a pattern, in which `*` stands for any part of it.
@@ -129,7 +126,7 @@ mod tests {
     #[test]
     fn names_change_on_the_way_and_back() {
         let file = |root: &str| SessionFile {
-            place: FilePlace::At(PathBuf::new()),
+            place: FilePlace::At(Beneath::new("", "")),
             names: vec![
                 (format!("{root}/scratch/1"), "{scratch}".to_owned()),
                 (format!("{root}/scratch/1/work"), "{worktree}".to_owned()),
@@ -147,7 +144,7 @@ mod tests {
     #[test]
     fn only_a_name_is_the_id_of_a_conversation_and_the_first_one_stays() {
         let conversation = Conversation::default();
-        for wrong in ["", "../x", "a/b", "a b", "*", &"x".repeat(200)] {
+        for wrong in ["", "../x", "a/b", "a b", "*", "-a", &"x".repeat(200)] {
             conversation.told(wrong);
             assert_eq!(conversation.id(), None, "{wrong}");
         }
@@ -163,19 +160,23 @@ mod tests {
         let day = folder.path().join("sessions/2026/11/30");
         std::fs::create_dir_all(&day).unwrap();
         for name in ["rollout-1-aaa.jsonl", "rollout-2-bbb.jsonl", "rollout-3-bbb.txt"] {
-            std::fs::write(day.join(name), "").unwrap();
+            std::fs::write(day.join(name), name).unwrap();
         }
         let conversation = Conversation::default();
         let place = FilePlace::Named {
-            folder: folder.path().to_owned(),
+            folder: Beneath::new(folder.path(), ""),
             pattern: "sessions/*/*/*/rollout-*-{conversation}.jsonl".to_owned(),
             conversation: conversation.clone(),
         };
-        assert_eq!(place.path(), None);
+        let found = || {
+            let file = place.open().unwrap()?;
+            Some(io::read_to_string(file).unwrap())
+        };
+        assert_eq!(found(), None);
         conversation.told("bbb");
-        assert_eq!(place.path(), Some(day.join("rollout-2-bbb.jsonl")));
+        assert_eq!(found(), Some("rollout-2-bbb.jsonl".to_owned()));
         std::fs::remove_file(day.join("rollout-2-bbb.jsonl")).unwrap();
-        assert_eq!(place.path(), None);
+        assert_eq!(found(), None);
 
         for (pattern, name, expected) in [
             ("*", "", true),

@@ -63,14 +63,9 @@ fn since(session: &SessionFile, mark: Mark) -> io::Result<Gained> {
         bytes: Vec::new(),
         to: mark,
     };
-    let Some(path) = session.place.path() else {
-        return Ok(nothing);
-    };
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
+    let Some(mut file) = session.place.open()? else {
         // The program has not started writing.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing),
-        Err(error) => return Err(error),
+        return Ok(nothing);
     };
     let length = file.metadata()?.len();
     // A shorter file is another conversation.
@@ -100,12 +95,13 @@ fn since(session: &SessionFile, mark: Mark) -> io::Result<Gained> {
 mod tests {
     use super::*;
     use crate::adapters::session_file::FilePlace;
+    use crate::adapters::session_file::beneath::Beneath;
 
     #[test]
     fn a_session_file_is_taken_by_whole_lines() {
         let folder = tempfile::tempdir().unwrap();
         let session = SessionFile {
-            place: FilePlace::At(folder.path().join("s.jsonl")),
+            place: FilePlace::At(Beneath::new(folder.path(), "s.jsonl")),
             names: vec![("/made/up".to_owned(), "{here}".to_owned())],
         };
         let mark = |position, offset| Mark { position, offset };

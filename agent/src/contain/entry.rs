@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attacks::{self, Targets};
 use super::policy::Confinement;
-use super::{CONTAIN_ARGUMENT, bubblewrap, cargo, scene, seal};
+use super::{CONTAIN_ARGUMENT, NOT_BUILT, bubblewrap, cargo, scene, seal};
 use crate::passing;
 
 /// The exit code of a box that could not be made: as of a shell whose program cannot be executed.
@@ -102,8 +102,11 @@ pub(crate) struct Answer {
     is_from_within: bool,
 }
 
-/// The box stands and the program is about to run.
+/// The box stands and the program is about to run. The pipe ends when it does; else four bytes follow, the
+/// error's number.
 const ENTERED: u8 = b'e';
+/// The program's process failed on its way into the box.
+const FAILED: u8 = b'f';
 /// The box stands and there is no such program.
 const NO_PROGRAM: u8 = b'n';
 
@@ -116,16 +119,29 @@ impl Answer {
     /// Waits until the program is in its box.
     ///
     /// # Errors
-    /// When there is no such program, or the box could not be built. The reason is in its error output.
-    pub(crate) fn entered(mut self) -> io::Result<()> {
-        let mut told = [0];
-        match self.from.read(&mut told)? {
-            1 if told[0] == ENTERED => Ok(()),
-            1 if told[0] == NO_PROGRAM => Err(rustix::io::Errno::NOENT.into()),
-            _ => Err(io::Error::other(
-                "its box could not be built; its error output says why",
-            )),
-        }
+    /// When the program cannot be started, or the box could not be built. The reason of that is in its error
+    /// output.
+    pub(crate) fn entered(self) -> io::Result<()> {
+        let mut told = Vec::new();
+        self.from.take(LONGEST_ANSWER).read_to_end(&mut told)?;
+        judge(&told)
+    }
+}
+
+/// More than there is to tell, in bytes.
+const LONGEST_ANSWER: u64 = 16;
+
+/// What is said of a box that stands and cannot be sealed.
+const NOT_SEALED: &str = "the way into its box failed; its error output says why";
+
+/// What a box told until its end of the pipe was closed.
+fn judge(told: &[u8]) -> io::Result<()> {
+    match told {
+        [ENTERED] => Ok(()),
+        [ENTERED, a, b, c, d] => Err(io::Error::from_raw_os_error(i32::from_le_bytes([*a, *b, *c, *d]))),
+        [NO_PROGRAM] => Err(rustix::io::Errno::NOENT.into()),
+        [FAILED] => Err(io::Error::other(NOT_SEALED)),
+        _ => Err(io::Error::other(NOT_BUILT)),
     }
 }
 
@@ -217,9 +233,18 @@ fn enter() -> Result<i32, String> {
         .write(true)
         .open(format!("/proc/self/fd/{}", orders.answer));
     let mut answer = answer.map_err(|error| format!("nobody can be told: {error}"))?;
-    for inherited in orders.inherited {
-        nix::unistd::close(inherited).map_err(|error| format!("a descriptor cannot be closed: {error}"))?;
+    for inherited in &orders.inherited {
+        nix::unistd::close(*inherited).map_err(|error| format!("a descriptor cannot be closed: {error}"))?;
     }
+    let entered = become_task(orders, rest, &mut answer);
+    if entered.is_err() {
+        // Else it would be tried again: what stands before it did all that it had to.
+        drop(answer.write_all(&[FAILED]));
+    }
+    entered
+}
+
+fn become_task(orders: Orders, rest: File, answer: &mut File) -> Result<i32, String> {
     // Its listeners are on their way before the program is: a seal may leave no way to send them.
     if let Some(door) = &orders.confinement.door {
         passing::enter(&door.socket, &door.ports).map_err(|error| chain(&error))?;
@@ -259,6 +284,12 @@ fn enter() -> Result<i32, String> {
             let mut command = Command::new(&program);
             let error = command.args(args).env_clear().envs(env).stdin(stdin).exec();
             drop(writeln!(io::stderr(), "kage: {}: {error}", program.display()));
+            let number = error
+                .raw_os_error()
+                .unwrap_or_else(|| rustix::io::Errno::INVAL.raw_os_error());
+            answer
+                .write_all(&number.to_le_bytes())
+                .map_err(|error| error.to_string())?;
             Ok(NOT_MADE)
         }
     }
@@ -285,4 +316,25 @@ fn read_orders() -> io::Result<(Orders, File)> {
     rest.write_all(&all[end + 1..])?;
     rest.rewind()?;
     Ok((orders, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_says_whether_the_program_runs() {
+        assert!(judge(&[ENTERED]).is_ok());
+        let number = |told: &[u8]| judge(told).unwrap_err().raw_os_error();
+        let failed = Errno::AGAIN.raw_os_error().to_le_bytes();
+        let told = [&[ENTERED][..], &failed].concat();
+        assert_eq!(number(&told), Some(Errno::AGAIN.raw_os_error()));
+        assert_eq!(number(&[NO_PROGRAM]), Some(Errno::NOENT.raw_os_error()));
+        assert_eq!(judge(&[FAILED]).unwrap_err().to_string(), NOT_SEALED);
+        for told in [&told[..3], b"x", &[]] {
+            assert_eq!(judge(told).unwrap_err().to_string(), NOT_BUILT, "{told:?}");
+        }
+    }
 }

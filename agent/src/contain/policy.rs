@@ -120,10 +120,18 @@ pub const MASKED: &[&str] = &[
     "/var/run",
     "/var/log",
     "/var/spool",
-    "/var/lib/docker",
+    "/var/backups",
+    "/var/lib/cloud",
     "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/incus",
+    "/var/lib/kubelet",
     "/var/lib/lxd",
+    "/var/lib/mysql",
     "/var/snap",
+    "/etc/ssl/private",
+    "/etc/kubernetes",
     "/etc/shadow",
     "/etc/shadow-",
     "/etc/gshadow",
@@ -167,7 +175,16 @@ pub fn rules(confinement: &Confinement, scene: &Scene) -> Vec<(PathBuf, Allowed)
         // They are the box's own.
         rules.extend(TEMPORARY.iter().map(|path| (PathBuf::from(path), Allowed::Write)));
     }
-    rules.extend(confinement.read.iter().map(|path| (path.clone(), Allowed::Read)));
+    for path in &confinement.read {
+        // What is hidden stays so, also in a folder that is lent.
+        let within = confinement.hidden.iter();
+        let within = within.filter(|hidden| hidden.starts_with(path)).cloned();
+        match within.collect::<Vec<_>>() {
+            none if none.is_empty() || confinement.tier >= Tier::T2 => rules.push((path.clone(), Allowed::Read)),
+            within if within.contains(path) => {}
+            within => readable(path, &within, scene, &mut rules),
+        }
+    }
     rules.extend(confinement.write.iter().map(|path| (path.clone(), Allowed::Write)));
     rules
 }
@@ -254,6 +271,19 @@ pub fn mounts(confinement: &Confinement, scene: &Scene) -> BTreeMap<PathBuf, Mou
     }
     mounts.extend(confinement.read.iter().map(|path| (path.clone(), Mount::ReadOnly)));
     mounts.extend(confinement.write.iter().map(|path| (path.clone(), Mount::Writable)));
+    // What is lent may have something in it that is hidden.
+    for path in confinement
+        .hidden
+        .iter()
+        .filter(|path| !confinement.write.contains(path))
+    {
+        if let Some(is_folder) = scene.is_folder.get(path)
+            && in_view(&mounts, path)
+        {
+            let mask = if *is_folder { Mount::Empty } else { Mount::Nothing };
+            mounts.insert(path.clone(), mask);
+        }
+    }
     // Who may connect is not a matter of writing.
     let doors = confinement.door.iter();
     mounts.extend(doors.map(|door| (door.socket.clone(), Mount::ReadOnly)));

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch, sock_filter,
 };
 
 /// Calls that are refused whatever their arguments are.
@@ -114,10 +115,32 @@ pub(super) fn filters() -> Result<Vec<BpfProgram>, String> {
     rules.insert(libc::SYS_ioctl, typing.collect::<Result<_, _>>()?);
     // Its flags are in memory, where no filter looks. Libraries use `clone` when it is not there.
     let absent = [(libc::SYS_clone3, Vec::new())].into();
-    Ok(vec![
+    let mut filters = vec![
         filter(rules, refuse, arch)?,
         filter(absent, SeccompAction::Errno(code(libc::ENOSYS)), arch)?,
-    ])
+    ];
+    if arch == TargetArch::x86_64 {
+        filters.push(no_second_numbers());
+    }
+    Ok(filters)
+}
+
+/// Where the second numbers begin.
+const SECOND_NUMBERS: u32 = 0x4000_0000;
+
+/// On x86_64 most calls have a second number, with which the other filters would let them pass: that of the
+/// x32 interface. Few kernels have it, and no toolchain needs it. Other filters end what is of another
+/// architecture.
+fn no_second_numbers() -> BpfProgram {
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    vec![
+        // Load the number.
+        step(0x20, 0, 0, 0),
+        // One step on if it is a second one, else over that.
+        step(0x35, 0, 1, SECOND_NUMBERS),
+        step(0x06, 0, 0, 0x0005_0000 | code(libc::ENOSYS)),
+        step(0x06, 0, 0, 0x7fff_0000),
+    ]
 }
 
 /// A number that is never negative as the kernel takes it.
@@ -153,7 +176,7 @@ mod tests {
     #[test]
     fn the_filters_fit_into_the_kernel() {
         let filters = filters().unwrap();
-        assert_eq!(filters.len(), 2);
+        assert_eq!(filters.len(), if cfg!(target_arch = "x86_64") { 3 } else { 2 });
         // What the kernel takes at most.
         assert!(filters.iter().all(|filter| !filter.is_empty() && filter.len() < 4096));
     }

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::task::{Context, Poll, ready};
 
 use kage_core::network::AllowList;
+use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
@@ -151,20 +152,87 @@ impl Listening {
         self.all.retain(|open| open.number != number);
     }
 
-    /// The next connection, of each listener in turn. Cancel-safe.
+    /// The next connection, of each listener in turn. One that can give none any more is dropped: whoever has
+    /// the same socket may have ended its listening, and it would fail for ever. Cancel-safe.
     pub(super) async fn accept(&mut self) -> io::Result<Accepted> {
         poll_fn(|context| {
-            for step in 0..self.all.len() {
+            let mut step = 0;
+            while step < self.all.len() {
                 let at = (self.next + step) % self.all.len();
                 let open = &self.all[at];
-                if let Poll::Ready(accepted) = open.listener.poll_accept(context) {
-                    self.next = at + 1;
-                    let purpose = open.purpose;
-                    return Poll::Ready(accepted.map(|stream| Accepted { purpose, stream }));
+                match open.listener.poll_accept(context) {
+                    Poll::Ready(Err(error)) if !passes(&error) => {
+                        tracing::warn!(%error, "a listener of a box is of no use any more");
+                        self.all.remove(at);
+                        // Each of the others is asked, and those asked twice do not mind.
+                        step = 0;
+                    }
+                    Poll::Ready(accepted) => {
+                        self.next = at + 1;
+                        let purpose = open.purpose;
+                        return Poll::Ready(accepted.map(|stream| Accepted { purpose, stream }));
+                    }
+                    Poll::Pending => step += 1,
                 }
             }
             Poll::Pending
         })
         .await
+    }
+}
+
+/// Whether a listener that failed to accept may do so later.
+fn passes(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOBUFS
+                | Errno::NOMEM
+                | Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::AGAIN
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn requests_at(listener: StdTcpListener) -> DoorListeners {
+        DoorListeners {
+            requests: DoorListener::Tcp(listener),
+            forwards: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_others_shut_down_is_dropped_and_the_next_one_is_asked() {
+        let bound = || StdTcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (shut, good) = (bound(), bound());
+        let (same, address) = (shut.try_clone().unwrap(), good.local_addr().unwrap());
+        let mut listening = Listening::new(&AllowList::default());
+        listening.open(requests_at(shut)).unwrap();
+        rustix::net::shutdown(&same, rustix::net::Shutdown::Both).unwrap();
+        let dropped = poll_fn(|context| {
+            let is_pending = std::pin::pin!(listening.accept()).poll(context).is_pending();
+            assert!(is_pending);
+            match listening.all.is_empty() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        tokio::time::timeout(std::time::Duration::from_secs(20), dropped)
+            .await
+            .unwrap();
+        listening.open(requests_at(good)).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let accepted = listening.accept().await.unwrap();
+        assert_eq!(accepted.purpose, Purpose::Requests);
+        assert!(passes(&Errno::MFILE.into()) && !passes(&Errno::INVAL.into()));
     }
 }

@@ -18,6 +18,7 @@ use super::WardenLoss;
 #[cfg(target_os = "linux")]
 use super::link::{Link, Order};
 use super::{Command, RunError, Runner, Status, Stdin, environment};
+use crate::contain::NOT_BUILT;
 
 /// A running program. Dropping it ends the program and its descendants.
 #[derive(Debug)]
@@ -83,7 +84,9 @@ fn no_room(error: &RunError) -> bool {
     match error {
         RunError::Spawn { source, .. } | RunError::Warden { source, .. } => {
             let error = rustix::io::Errno::from_io_error(source);
+            // What builds a box says of a process that it could not make no more than that it failed.
             matches!(error, Some(rustix::io::Errno::AGAIN | rustix::io::Errno::NOMEM))
+                || (error.is_none() && source.to_string() == NOT_BUILT)
         }
         RunError::WardenLost { .. } | RunError::Wait { .. } => false,
     }
@@ -273,6 +276,11 @@ mod tests {
         ] {
             assert_eq!(no_room(&spawn(errno)), cured, "{errno}");
             assert_eq!(no_room(&warden(errno)), cured, "{errno}");
+        }
+        for (words, cured) in [(NOT_BUILT, true), ("another", false)] {
+            let source = std::io::Error::other(words);
+            let program = "sh".into();
+            assert_eq!(no_room(&RunError::Spawn { program, source }), cured, "{words}");
         }
     }
 }

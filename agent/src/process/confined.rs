@@ -9,7 +9,7 @@ use kage_core::network::DOOR_PORT;
 
 use super::environment::VariableSource;
 use super::{Command, Environment};
-use crate::contain::{Confinement, Room};
+use crate::contain::{Confinement, Network, Room};
 
 /// Variables that name a toolchain's home, or files that programs need.
 const TOOLS: &[&str] = &[
@@ -74,9 +74,10 @@ fn is_folder(name: &OsStr) -> bool {
 /// The box of this program.
 pub(super) fn confined(room: &Room, command: &Command) -> Confined {
     let mut confinement = room.confinement().clone();
-    let env = match confinement.door {
-        Some(_) => &command.env.clone().behind_door(DOOR_PORT),
-        None => &command.env,
+    let env = match (confinement.door.is_some(), confinement.network) {
+        (true, _) => &command.env.clone().behind_door(DOOR_PORT),
+        (false, Network::None) => &command.env.clone().without_proxies(),
+        (false, Network::Open) => &command.env,
     };
     let path = agents(env, "PATH").unwrap_or_default();
     confinement.path = std::env::split_paths(path)
@@ -87,7 +88,10 @@ pub(super) fn confined(room: &Room, command: &Command) -> Confined {
     confinement.tools = tools.chain(program).filter(|path| path.is_absolute()).collect();
     for (name, variable) in env.iter() {
         let path = Path::new(&variable.value);
+        let is_hidden = confinement.hidden.iter().any(|hidden| path.starts_with(hidden));
         match variable.source {
+            // A name of the agent's own files is no wish to lend them.
+            VariableSource::ManifestNamed if is_hidden => {}
             // The program has to own its login there.
             VariableSource::Login if path.is_absolute() => confinement.write.push(path.to_owned()),
             // A program's own folder, as of its settings and logins, and files such as of credentials.
@@ -147,6 +151,7 @@ mod tests {
             ("TOOL_CONFIG_DIR", "/home/me/.tool"),
             ("TOOL_CREDENTIALS", "/home/me/tool.json"),
             ("TOOL_KEY", "key"),
+            ("https_proxy", "http://me:secret@proxy:3128"),
         ]);
         let places = Places {
             home: "/state/scratch/a/home".into(),
@@ -188,6 +193,11 @@ mod tests {
         })
         .room(vec!["/work".into()], Vec::new())
         .unwrap();
+        let proxies = |room: &Room| {
+            let env = confined(room, &command).env;
+            env.iter().any(|(_, value)| value.to_string_lossy().contains("secret"))
+        };
+        assert!(proxies(&room) && !proxies(&room.on(Network::None)));
         let Confined {
             confinement,
             env,

@@ -247,6 +247,16 @@ impl Environment {
         self
     }
 
+    /// The same for programs that have no network: no proxy is of use to them, and its address may have a
+    /// password in it.
+    #[must_use]
+    pub fn without_proxies(mut self) -> Self {
+        for name in door::PROXIES {
+            self.0.remove(OsStr::new(name));
+        }
+        self
+    }
+
     /// Adds those of the named variables that the agent has.
     fn hand_on<'n>(
         &mut self,

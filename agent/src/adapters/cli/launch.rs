@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::manifest::files::{self, write_private};
 use super::manifest::{BasePass, LONG, Manifest, Pass, SessionRule, VARIABLE, fill};
 use crate::adapters::port::{Beginning, SessionInput, next_message};
-use crate::adapters::session_file::{FilePlace, SessionFile};
+use crate::adapters::session_file::beneath::Beneath;
+use crate::adapters::session_file::{FilePlace, SessionFile, is_id};
 use crate::logins::Login;
 use crate::logins::rule::{TOKEN_PLACEHOLDER, TokenPass};
 use crate::process::{
@@ -67,15 +68,17 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     }
 
     let shared = &input.prompt.shared;
+    let shared_json = serde_json::Value::from(shared.as_str()).to_string();
     let mut prompt = manifest.prompt.opening.clone();
     match manifest.base.pass {
         _ if shared.is_empty() => {}
         BasePass::File => {
             values.insert("base_file", write(scratch, "base.md", shared)?);
         }
-        BasePass::Arg if shared.len() <= LONG => {
+        // As JSON it may be several times as long.
+        BasePass::Arg if shared_json.len() <= LONG => {
             values.insert("base", shared.clone());
-            values.insert("base_json", serde_json::Value::from(shared.as_str()).to_string());
+            values.insert("base_json", shared_json);
         }
         // The session has it.
         BasePass::Arg | BasePass::Prompt if input.beginning != Beginning::New => {}
@@ -90,7 +93,13 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
             instruction,
         } => {
             if let Some(rule) = &manifest.session {
-                write_session(rule, &environment(manifest, input, place, &values), &values, said)?;
+                write_session(
+                    rule,
+                    &environment(manifest, input, place, &values),
+                    &values,
+                    input,
+                    said,
+                )?;
             }
             // A session with an instruction was not interrupted.
             let begins = if instruction.is_empty() { GO_ON } else { "" };
@@ -109,7 +118,7 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
     ) = (pass, &input.admission.lent)
     {
         let content = content.replace(TOKEN_PLACEHOLDER, lent.token.reveal());
-        write_private(Path::new(&fill(file, &values)), &content)?;
+        write_private(&fill(file, &values), &content, &values)?;
     }
 
     files::write(&manifest.folders, &manifest.files, &values)?;
@@ -172,10 +181,16 @@ fn old_session(manifest: &Manifest, input: &SessionInput, said: &[u8]) -> io::Re
     let Some(pointer) = manifest.session.as_ref().and_then(|rule| rule.id.as_ref()) else {
         return session_id(input);
     };
+    told_id(&pointer.to_string(), said)
+}
+
+/// The id in the first line of a session file. The file comes from a program: the id becomes a part of paths.
+fn told_id(pointer: &str, said: &[u8]) -> io::Result<String> {
     let first = said.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let first: serde_json::Value = serde_json::from_slice(first).map_err(io::Error::other)?;
-    let id = first.pointer(&pointer.to_string()).and_then(serde_json::Value::as_str);
-    id.map(str::to_owned)
+    let id = first.pointer(pointer).and_then(serde_json::Value::as_str);
+    id.filter(|id| is_id(id))
+        .map(str::to_owned)
         .ok_or_else(|| io::Error::other(format!("the session file has no id at {pointer}")))
 }
 
@@ -184,16 +199,22 @@ fn write_session(
     rule: &SessionRule,
     env: &Environment,
     values: &BTreeMap<&str, String>,
+    input: &SessionInput,
     said: &[u8],
 ) -> io::Result<()> {
     let Some(folder) = env.get(&rule.folder) else {
         return Ok(());
     };
-    let path = Path::new(&folder.value).join(fill(&rule.file, values));
-    if let Some(folder) = path.parent() {
+    let folder = Path::new(&folder.value);
+    if !folder.starts_with(&input.scratch) {
         std::fs::create_dir_all(folder)?;
     }
-    std::fs::write(path, said)
+    session_folder(folder, input).join(fill(&rule.file, values)).write(said)
+}
+
+/// The folder of a program's sessions. Outside of the session's folders it is a person's, whose links count.
+fn session_folder(folder: &Path, input: &SessionInput) -> Beneath {
+    Beneath::one_of([input.scratch.as_path()], folder).unwrap_or_else(|| Beneath::new(folder, ""))
 }
 
 /// The attempt's id as a UUID with hyphens, of the version for random ones: programs check that.
@@ -205,10 +226,10 @@ fn session_id(input: &SessionInput) -> io::Result<String> {
 }
 
 /// The file in which the program counts tokens, if it does so in one.
-pub(super) fn usage_file(manifest: &Manifest, input: &SessionInput, cwd: &Path, place: Place<'_>) -> Option<PathBuf> {
+pub(super) fn usage_file(manifest: &Manifest, input: &SessionInput, cwd: &Path, place: Place<'_>) -> Option<Beneath> {
     let rule = manifest.usage.as_ref()?;
     let values = values(manifest, input, cwd, place).ok()?;
-    Some(fill(&rule.file, &values).into())
+    Some(files::place(Path::new(&fill(&rule.file, &values)), &values))
 }
 
 /// The program's session file; `None` when the manifest names none, or its path is not UTF-8.
@@ -231,11 +252,11 @@ pub(super) fn session_file(manifest: &Manifest, input: &SessionInput, place: Pla
         let top = utf8(input.worktree.as_ref()?).ok()?;
         names.push((in_json(&top), "{kage:top}".to_owned()));
     }
-    let folder = Path::new(folder);
+    let folder = session_folder(Path::new(folder), input);
     Some(SessionFile {
         place: match &rule.find {
             Some(pattern) => FilePlace::Named {
-                folder: folder.to_owned(),
+                folder,
                 pattern: pattern.clone(),
                 conversation: input.conversation.clone(),
             },
@@ -300,13 +321,33 @@ fn login_variable(login: &Login, input: &SessionInput) -> Option<LoginVariable> 
 }
 
 fn write(scratch: &Path, name: &str, text: &str) -> io::Result<String> {
-    let path = scratch.join(name);
-    std::fs::write(&path, text)?;
-    utf8(&path)
+    let place = Beneath::new(scratch, name);
+    place.write(text.as_bytes())?;
+    utf8(&place.path())
 }
 
 fn utf8(path: &Path) -> io::Result<String> {
     path.to_str()
         .map(str::to_owned)
         .ok_or_else(|| io::Error::other(format!("the path {} is not UTF-8", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_in_a_session_file_is_a_part_of_a_name() {
+        let told = |id: &str| {
+            told_id(
+                "/payload/id",
+                format!("{{\"payload\":{{\"id\":\"{id}\"}}}}\nrest").as_bytes(),
+            )
+        };
+        assert_eq!(told("0199-ab_C").unwrap(), "0199-ab_C");
+        for wrong in ["../../x", "a/b", "", "--option", ".", &"a".repeat(200)] {
+            assert!(told(wrong).is_err(), "{wrong}");
+        }
+        assert!(told_id("/id", b"{}\n").is_err());
+    }
 }

@@ -1,6 +1,6 @@
 //! The output of one run of a program: the reports made of it, and whether the program succeeded.
 
-use std::path::PathBuf;
+use std::io::Read as _;
 
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
@@ -17,6 +17,7 @@ use super::stuck::Stuck;
 use crate::adapters::local_time;
 use crate::adapters::port::{AdapterEnd, Beginning, Report, Reporter, ReporterClosed};
 use crate::adapters::session_file::Conversation;
+use crate::adapters::session_file::beneath::Beneath;
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{Cause, Chunk, Ended, Pipe, Status};
 
@@ -39,7 +40,7 @@ pub(super) struct Watched {
     /// Where the id goes that the program gives its conversation.
     pub(super) conversation: Conversation,
     /// The file in which the program counts tokens.
-    pub(super) usage_file: Option<PathBuf>,
+    pub(super) usage_file: Option<Beneath>,
 }
 
 /// The output of one run of the program.
@@ -90,8 +91,8 @@ impl<'a> Run<'a> {
             }
         }
         self.own.finish();
-        if let Some(path) = self.watched.usage_file.clone() {
-            let reports = match read_small(path).await {
+        if let Some(place) = self.watched.usage_file.clone() {
+            let reports = match read_small(place).await {
                 Some(bytes) => self.reader.usage_file(&bytes),
                 None => Vec::new(),
             };
@@ -259,11 +260,13 @@ impl<'a> Run<'a> {
 }
 
 /// A file of the session's; `None`: it is not there, or no file that a program would count in.
-async fn read_small(path: PathBuf) -> Option<Vec<u8>> {
+async fn read_small(place: Beneath) -> Option<Vec<u8>> {
     let read = tokio::task::spawn_blocking(move || {
-        let file = std::fs::symlink_metadata(&path).ok()?;
-        let fits = file.is_file() && file.len() <= USAGE_FILE;
-        fits.then(|| std::fs::read(&path).ok()).flatten()
+        let file = place.open().ok()??;
+        let mut bytes = Vec::new();
+        file.take(USAGE_FILE + 1).read_to_end(&mut bytes).ok()?;
+        let fits = u64::try_from(bytes.len()).is_ok_and(|length| length <= USAGE_FILE);
+        fits.then_some(bytes)
     });
     read.await.ok().flatten()
 }

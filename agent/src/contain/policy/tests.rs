@@ -141,6 +141,58 @@ fn in_t2_homes_and_sockets_are_not_there_and_toolchains_are() {
 }
 
 #[test]
+fn what_is_hidden_stays_so_in_what_is_lent() {
+    let mut lent = confinement(Tier::T2);
+    lent.read = ["/home/me/config", "/home/me/config/other", "/home/me/key"]
+        .map(PathBuf::from)
+        .into();
+    lent.write.push("/home/me/.tool".into());
+    let files = [
+        "/home/me/config/token",
+        "/home/me/.tool/token",
+        "/home/me/key",
+        "/home/me/away",
+    ];
+    let folder = "/home/me/config/logins";
+    lent.hidden.extend(files.into_iter().chain([folder]).map(PathBuf::from));
+    let mut scene = scene();
+    scene.is_folder.extend(files.map(|path| (PathBuf::from(path), false)));
+    scene.is_folder.insert(folder.into(), true);
+    let mounted = mounts(&lent, &scene);
+    for (path, expected) in [
+        ("/home/me/config", Some(Mount::ReadOnly)),
+        ("/home/me/config/token", Some(Mount::Nothing)),
+        ("/home/me/config/logins", Some(Mount::Empty)),
+        ("/home/me/.tool", Some(Mount::Writable)),
+        ("/home/me/.tool/token", Some(Mount::Nothing)),
+        ("/home/me/key", Some(Mount::Nothing)),
+        // Nothing of it is in view.
+        ("/home/me/away", None),
+        ("/home/me/state", Some(Mount::Empty)),
+        ("/home/me/state/worktrees/a", Some(Mount::Writable)),
+    ] {
+        assert_eq!(mounted.get(Path::new(path)).cloned(), expected, "{path}");
+    }
+
+    lent.tier = Tier::T1;
+    let entries = ["token", "logins", "manifest"].map(|name| Child {
+        path: Path::new("/home/me/config").join(name),
+        is_link: false,
+    });
+    scene.children.insert("/home/me/config".into(), entries.into());
+    let rules = rules(&lent, &scene);
+    for (path, expected) in [
+        ("/home/me/config/manifest", &[Allowed::Read][..]),
+        ("/home/me/config/token", &[]),
+        ("/home/me/config/logins/x", &[]),
+        ("/home/me/config/other/x", &[Allowed::Read]),
+        ("/home/me/key", &[]),
+    ] {
+        assert_eq!(allowed(&rules, path), expected, "{path}");
+    }
+}
+
+#[test]
 fn the_ways_to_what_is_hidden_are_looked_at() {
     let hidden = ["/home/me/state", "/etc/token"].map(PathBuf::from);
     let expected = ["/", "/etc", "/home", "/home/me"].map(PathBuf::from);

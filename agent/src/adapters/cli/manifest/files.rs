@@ -2,13 +2,13 @@
 //! of the person's. They are below the session's folders, and nowhere else.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
 
 use super::{fill, is_complete};
+use crate::adapters::session_file::beneath::Beneath;
 
 /// The placeholders that a path begins with.
 const TOPS: [&str; 2] = ["{home}/", "{scratch}/"];
@@ -42,24 +42,35 @@ pub(in crate::adapters::cli) fn write(
     values: &BTreeMap<&str, String>,
 ) -> io::Result<()> {
     for folder in folders {
-        std::fs::create_dir_all(fill(folder, values))?;
+        place(Path::new(&fill(folder, values)), values).make()?;
     }
     for file in files {
         if is_complete(&file.path, values) && is_complete(&file.content, values) {
-            write_private(Path::new(&fill(&file.path, values)), &fill(&file.content, values))?;
+            write_private(&fill(&file.path, values), &fill(&file.content, values), values)?;
         }
     }
     Ok(())
 }
 
-/// Writes a file that only the agent's user can read.
-pub(in crate::adapters::cli) fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
+/// Writes a file that only the agent's user can read, where no link of the session's leads elsewhere.
+pub(in crate::adapters::cli) fn write_private(
+    path: &str,
+    text: &str,
+    values: &BTreeMap<&str, String>,
+) -> io::Result<()> {
+    place(Path::new(path), values).write(text.as_bytes())
+}
+
+/// The place of a path among the session's folders. Elsewhere the folder counts that the manifest names.
+pub(in crate::adapters::cli) fn place(path: &Path, values: &BTreeMap<&str, String>) -> Beneath {
+    // The scratch folder has most of the others in it, which a session may have replaced.
+    let roots = ["scratch", "home", "worktree"]
+        .into_iter()
+        .filter_map(|name| values.get(name));
+    Beneath::one_of(roots.map(Path::new), path).unwrap_or_else(|| {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Beneath::new(folder, path.file_name().unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -105,5 +116,24 @@ mod tests {
         let written = std::fs::read_to_string(place.path().join("a/b.json")).unwrap();
         assert_eq!(written, "{\"model\": \"m\"}");
         assert!(!place.path().join("c.json").exists() && place.path().join("empty").is_dir());
+    }
+    #[test]
+    fn what_a_session_linked_elsewhere_stays_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let (scratch, other) = (place.path().join("scratch"), place.path().join("other"));
+        std::fs::create_dir_all(scratch.join("home/.one")).unwrap();
+        std::fs::create_dir_all(&other).unwrap();
+        std::fs::write(other.join("settings.json"), "mine").unwrap();
+        std::os::unix::fs::symlink(other.join("settings.json"), scratch.join("home/.one/settings.json")).unwrap();
+        std::os::unix::fs::symlink(&other, scratch.join("home/.two")).unwrap();
+        let text = |path: std::path::PathBuf| path.display().to_string();
+        let values = BTreeMap::from([("scratch", text(scratch.clone())), ("home", text(scratch.join("home")))]);
+        write(&[], &[file("{home}/.one/settings.json", "new")], &values).unwrap();
+        write(&[], &[file("{home}/.two/settings.json", "new")], &values).unwrap_err();
+        write(&["{home}/.two/folder".to_owned()], &[], &values).unwrap_err();
+        let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(scratch.join("home/.one/settings.json")), "new");
+        assert_eq!(read(other.join("settings.json")), "mine");
+        assert!(!other.join("folder").exists());
     }
 }
