@@ -28,7 +28,7 @@ use kage_git::executable::{Executable, search_folders};
 use crate::adapters::port::{Adapter, Registry};
 use crate::logins::{LoginParts, Logins};
 use crate::process::{AgentEnvironment, Runner};
-use api::{ApiAdapter, CallRules, instances};
+use api::{ApiAdapter, CallRules, Instance, instances};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
 
@@ -190,10 +190,11 @@ pub fn logins() -> Result<Logins, LoadError> {
 /// When a manifest cannot be read or is wrong.
 pub fn variables(config: &AdapterConfig) -> Result<BTreeSet<String>, LoadError> {
     let mut names = BTreeSet::new();
-    for instance in instances(&config.settings) {
+    let manifests = manifests(config)?;
+    for instance in api_instances(config, &manifests) {
         names.extend(instance.variables().map(str::to_owned));
     }
-    for manifest in manifests(config)? {
+    for manifest in manifests {
         let env = manifest.env;
         names.extend([env.inherit, env.secret, env.require].concat());
         names.extend(manifest.login.and_then(|login| login.folder));
@@ -211,10 +212,11 @@ pub(crate) fn fingerprint(config: &AdapterConfig) -> Result<Digest, LoadError> {
     for name in variables(config)?.iter().map(String::as_str).chain(["PATH"]) {
         text += &format!("{name}={:?}\n", config.agent.get(name));
     }
-    for instance in instances(&config.settings) {
+    let manifests = manifests(config)?;
+    for instance in api_instances(config, &manifests) {
         text += &instance.facts(config);
     }
-    for manifest in manifests(config)? {
+    for manifest in manifests {
         text += &format!("{manifest:?}\n{:?}\n", config.program(&manifest.program()));
     }
     Ok(Digest::of(text.as_bytes()))
@@ -238,6 +240,13 @@ fn manifests(config: &AdapterConfig) -> Result<Vec<Manifest>, LoadError> {
     Ok(manifests)
 }
 
+/// The adapters for APIs. A manifest replaces a built-in one of its name, and not one of the settings.
+fn api_instances(config: &AdapterConfig, manifests: &[Manifest]) -> Vec<Instance> {
+    let mut all = instances(&config.settings);
+    all.retain(|instance| instance.is_own() || manifests.iter().all(|manifest| manifest.name != instance.name));
+    all
+}
+
 /// Makes every adapter. Programs are asked for their versions, all at the same time.
 ///
 /// # Errors
@@ -247,7 +256,7 @@ pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
     let manifests = manifests(&config)?;
 
     let mut registry = Registry::new();
-    for instance in instances(&config.settings) {
+    for instance in api_instances(&config, &manifests) {
         let api = ApiAdapter::new(instance, &config)?;
         registry.insert(api.info().name, Arc::new(api));
     }

@@ -99,7 +99,13 @@ impl ProviderError<'_> {
 
     /// True when the provider will have no model answer this prompt.
     fn flagged(&self) -> bool {
-        const CODES: [&str; 3] = ["invalid_prompt", "content_policy_violation", "cyber_policy_violation"];
+        const CODES: [&str; 4] = [
+            "invalid_prompt",
+            "content_policy_violation",
+            "cyber_policy_violation",
+            // Azure's.
+            "content_filter",
+        ];
         let named = |name: Option<&str>| name.is_some_and(|name| CODES.contains(&name));
         named(self.error_code) || named(self.error_type)
     }

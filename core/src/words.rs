@@ -153,11 +153,11 @@ mod tests {
         }
         let cases = [
             (of!(Role), "owner admin submit view agent stranger"),
-            (of!(Provenance), "billed reported estimated unknown"),
+            (of!(Provenance), "billed reported estimated free unknown"),
             (of!(Effort), "low medium high xhigh max"),
             (
                 of!(FailureKind),
-                "rate_limited overloaded network timeout quota_exhausted auth token_expired invalid_request context_overflow \
+                "rate_limited overloaded network timeout quota_exhausted auth token_expired invalid_request model_refused context_overflow \
                  context_unavailable corrupted_state logic_error turn_limit no_change result_too_large secret_found \
                  result_refused adapter_crash adapter_unavailable disk_full machine_busy setup_failed agent_lost budget_exceeded cancelled unknown",
             ),

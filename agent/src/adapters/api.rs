@@ -198,7 +198,13 @@ impl ApiAdapter {
     fn caller(&self, model: &str, idle: Duration) -> Caller {
         let provider = self.instance.provider;
         let own = (provider.wire.headers)(self.key.as_deref());
-        let own = own.into_iter().map(|(name, value)| (name.to_owned(), value));
+        // A header of the settings replaces the dialect's own: sent twice, servers refuse it or read either.
+        let is_set = |name: &str| {
+            let mut set = self.instance.settings.headers.keys();
+            set.any(|key| key.as_str().eq_ignore_ascii_case(name))
+        };
+        let own = own.into_iter().filter(|(name, _)| !is_set(name));
+        let own = own.map(|(name, value)| (name.to_owned(), value));
         let set = self.instance.settings.headers.iter();
         let set = set.map(|(name, value)| (name.as_str().to_owned(), value.as_str().to_owned()));
         Caller {
@@ -207,7 +213,11 @@ impl ApiAdapter {
             name: self.instance.name.clone(),
             url: format!("{}{}", self.base_url, (provider.wire.path)(model)),
             headers: own.chain(set).collect(),
-            free: self.instance.settings.free.unwrap_or_else(|| (provider.free)(model)),
+            free: self
+                .instance
+                .settings
+                .free
+                .unwrap_or_else(|| (provider.free)(&self.base_url, model)),
             seller: self.instance.seller(&self.base_url),
             model: model.to_owned(),
             context: self.instance.settings.context,
@@ -289,11 +299,11 @@ impl ApiAdapter {
         };
         let (url, wire) = (&self.base_url, self.instance.provider.wire);
         let request = self.client.get(format!("{url}{path}")).timeout(PROBE).send();
-        let failure = match request.await {
-            Ok(answer) if answer.status().is_success() => return Ok(()),
-            Ok(answer) => Failure::new(FailureKind::Network, format!("HTTP {}", answer.status())),
-            Err(error) => (wire.advice)(caller::network(&error), ""),
+        // A refusal, for a key that it wants, is an answer too.
+        let Err(error) = request.await else {
+            return Ok(());
         };
+        let failure = (wire.advice)(caller::network(&error), "");
         Err(format!("no answer at {url}: {}", failure.message))
     }
 }
@@ -313,7 +323,10 @@ impl Adapter for ApiAdapter {
     fn secrets(&self) -> Vec<Secret> {
         let name = self.instance.key_variable().unwrap_or("the key of an adapter");
         let key = self.key.iter().map(|key| Secret::new(name, key));
-        key.chain(self.agent.proxy_secrets()).collect()
+        // People put keys of gateways there, against all advice.
+        let headers = self.instance.settings.headers.iter();
+        let headers = headers.map(|(name, value)| Secret::new(name.as_str(), value.as_str()));
+        key.chain(headers).chain(self.agent.proxy_secrets()).collect()
     }
 
     fn resumes(&self) -> Resumes {

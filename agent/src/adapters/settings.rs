@@ -25,12 +25,14 @@ pub struct ApiSettings {
     pub max_output_tokens: Option<NonZeroU32>,
     /// Where requests go, before the provider's variable (`ANTHROPIC_BASE_URL`) and address.
     pub base_url: Option<BaseUrl>,
-    /// A file with the key, used when the provider's variable (`ANTHROPIC_API_KEY`) is not set.
+    /// A file with the key, used when the provider's variable (`ANTHROPIC_API_KEY`) is not set. With a
+    /// `base_url` here, only `claude-api` reads that variable.
     pub key_file: Option<PathBuf>,
     /// The variable with the key, instead of the provider's. An adapter with a name of its own reads
     /// no variable unless this is set.
     pub key_variable: Option<String>,
-    /// Further headers of every request, for gateways. No place for keys.
+    /// Headers of every request, for gateways; they replace the dialect's own of the same name. No place
+    /// for keys.
     pub headers: BTreeMap<HeaderKey, HeaderText>,
     /// How much the model does for an answer: `low`, `medium`, `high`, `xhigh` or `max`, as far as
     /// it has the level. Unless set, it is the model's own default.
@@ -44,7 +46,7 @@ pub struct ApiSettings {
     /// the prompt without a word; 32768 by default.
     pub context: Option<NonZeroU32>,
     /// True when its calls cost nothing, as those of a server of one's own. The default is true for
-    /// models that `ollama` runs itself, and false otherwise.
+    /// models that `ollama` runs itself and not at ollama.com, and false otherwise.
     pub free: Option<bool>,
 }
 

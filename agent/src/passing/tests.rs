@@ -74,20 +74,17 @@ fn listeners_of_another_process_are_served_here() {
     assert!(child.wait().unwrap().success());
 }
 
-/// What a box is made of, where it is installed and may make networks.
+/// What a box is made of.
+#[cfg(target_os = "linux")]
 #[test]
 fn listeners_of_another_network_are_served_here_and_are_not_in_this_one() {
     let bwrap = ["bwrap", "--unshare-net", "--dev-bind", "/", "/", "--"];
-    let works = Path::new("/usr/bin/bwrap").exists()
-        && Command::new(bwrap[0])
-            .args(&bwrap[1..])
-            .arg("true")
-            .status()
-            .is_ok_and(|status| status.success());
-    if !works {
-        eprintln!("bubblewrap makes no network here: not tested");
-        return;
-    }
+    let tried = Command::new(bwrap[0]).args(&bwrap[1..]).arg("true").status();
+    let works = tried.as_ref().is_ok_and(std::process::ExitStatus::success);
+    assert!(
+        works,
+        "bubblewrap makes no network here, install and allow it: {tried:?}"
+    );
     // Taken in this network, free in the other one.
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let ports = [taken.local_addr().unwrap().port(), DOOR_PORT];
@@ -97,6 +94,20 @@ fn listeners_of_another_network_are_served_here_and_are_not_in_this_one() {
         serve_one(listener, *port);
     }
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_listener_is_at_one_address_only() {
+    for (address, right) in [
+        ("127.0.0.1:80", true),
+        ("127.0.0.1:81", false),
+        ("127.0.0.2:80", false),
+        ("0.0.0.0:80", false),
+        ("[::1]:80", false),
+        ("[::ffff:127.0.0.1]:80", false),
+    ] {
+        assert_eq!(is_at(address.parse().unwrap(), 80), right, "{address}");
+    }
 }
 
 #[test]
@@ -131,6 +142,13 @@ fn what_is_not_the_listeners_that_were_asked_for_is_refused() {
     assert!(said(&|there| sends(&[&connected], &[port], there), &[port]).contains("listens to nobody"));
     assert!(said(&|there| sends(&[&everywhere], &[elsewhere], there), &[elsewhere]).contains("elsewhere"));
     assert!(said(&|there| sends(&[&own], &[elsewhere], there), &[elsewhere]).contains("elsewhere"));
+    // Of all addresses of the machine itself, a program may have this one.
+    #[cfg(target_os = "linux")]
+    {
+        let beside = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+        let other = beside.local_addr().unwrap().port();
+        assert!(said(&|there| sends(&[&beside], &[other], there), &[other]).contains("elsewhere"));
+    }
     let no_socket = said(&|there| sends(&[&file], &[port], there), &[port]);
     assert!(no_socket.contains("were not passed"), "{no_socket}");
 

@@ -62,6 +62,7 @@ fn http_answers_are_classified() {
         ),
         (plain(429, "Quota exceeded for this metric"), K::QuotaExhausted),
         (coded(400, "invalid_prompt"), K::ModelRefused),
+        (coded(400, "content_filter"), K::ModelRefused),
         (typed(None, "server_is_overloaded", ""), K::Overloaded),
         (typed(None, "server_error", ""), K::Network),
         (typed(None, "context_length_exceeded", ""), K::ContextOverflow),

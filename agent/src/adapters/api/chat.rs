@@ -48,6 +48,7 @@ static WIRE: Wire = Wire {
     tools,
     body,
     too_large: always_fits,
+    shows_images: false,
     event: stream::event,
     whole: stream::whole,
     ended: stream::ended,
@@ -175,7 +176,7 @@ fn user(told: &[Told], all: &mut Vec<Item>) {
     for told in told {
         match told {
             Told::ToolResult(answer) => {
-                let mut message = message("tool", &answer.said());
+                let mut message = message("tool", &answer.said_without_image());
                 message.set("tool_call_id", raw(&answer.id));
                 all.push(message);
             }
@@ -234,7 +235,12 @@ pub(super) fn refused(error: &Value) -> Option<Refusal> {
             Some(Refusal {
                 kind: text(&error.kind).unwrap_or_default(),
                 code: text(&error.code),
-                status: error.code.as_u64().and_then(|code| u16::try_from(code).ok()),
+                // Some have numbers of their own.
+                status: error
+                    .code
+                    .as_u64()
+                    .and_then(|code| u16::try_from(code).ok())
+                    .filter(|code| (400..600).contains(code)),
                 message: text(&error.message).unwrap_or_else(|| error.message.to_string()),
                 retry_after: None,
             })

@@ -7,6 +7,7 @@
 mod stream;
 mod usage;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use kage_core::price::Effort;
@@ -19,6 +20,7 @@ use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::{Told, ToolAnswer, Turn};
 use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
 use crate::adapters::tools::ToolDefinition;
+use crate::adapters::tools::image::Image;
 
 /// The provider's own service.
 pub(super) const GEMINI: Provider = Provider {
@@ -44,6 +46,7 @@ static WIRE: Wire = Wire {
     tools,
     body,
     too_large: always_fits,
+    shows_images: true,
     event: stream::event,
     whole: stream::whole,
     // The last chunk has the reason; nothing follows it.
@@ -212,8 +215,8 @@ struct FunctionResponse<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Outcome<'a> {
-    Output(&'a str),
-    Error(&'a str),
+    Output(Cow<'a, str>),
+    Error(Cow<'a, str>),
 }
 
 fn contents(turns: &[Turn]) -> Vec<Content<'_>> {
@@ -231,7 +234,7 @@ fn contents(turns: &[Turn]) -> Vec<Content<'_>> {
                 // Images follow the answers: not every model takes them inside of one.
                 let images = told.iter().filter_map(|told| match told {
                     Told::Text { .. } => None,
-                    Told::ToolResult(answer) => answer.image.as_ref(),
+                    Told::ToolResult(answer) => answer.image.as_ref().filter(|image| is_shown(image)),
                 });
                 let images = images.map(|image| Part::Image {
                     image: Blob {
@@ -261,10 +264,21 @@ fn contents(turns: &[Turn]) -> Vec<Content<'_>> {
     contents
 }
 
+/// Whether the provider takes an image of this kind.
+fn is_shown(image: &Image) -> bool {
+    image.media_type != "image/gif"
+}
+
 /// The answer to a call of the content before it.
 fn response<'a>(answer: &'a ToolAnswer, before: &[Item]) -> FunctionResponse<'a> {
     let called = before.iter().find(|item| call_id(item).as_ref() == Some(&answer.id));
     let call = called.and_then(function_call);
+    let hidden = answer.image.as_ref().is_some_and(|image| !is_shown(image));
+    let text = if hidden {
+        Cow::Owned(format!("{} (this model is not shown images of this kind)", answer.text))
+    } else {
+        Cow::Borrowed(answer.text.as_str())
+    };
     FunctionResponse {
         id: call
             .as_ref()
@@ -272,9 +286,9 @@ fn response<'a>(answer: &'a ToolAnswer, before: &[Item]) -> FunctionResponse<'a>
             .map(|_| answer.id.as_str()),
         name: call.map(|call| call.name).unwrap_or_default(),
         response: if answer.is_error {
-            Outcome::Error(&answer.text)
+            Outcome::Error(text)
         } else {
-            Outcome::Output(&answer.text)
+            Outcome::Output(text)
         },
     }
 }

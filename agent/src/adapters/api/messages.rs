@@ -29,7 +29,7 @@ pub(super) const CLAUDE: Provider = Provider {
     base_url_variable: "ANTHROPIC_BASE_URL",
     address: as_given,
     key_variable: "ANTHROPIC_API_KEY",
-    key: KeyRule::Always,
+    key: KeyRule::AlwaysTheUsual,
     program: None,
     model: Some("claude-sonnet-5-5"),
     free: never_free,
@@ -46,6 +46,7 @@ static WIRE: Wire = Wire {
     tools,
     body,
     too_large: always_fits,
+    shows_images: true,
     event: stream::event,
     whole: stream::whole,
     // Its streams say when they are over.

@@ -31,7 +31,7 @@ pub(super) const OLLAMA: Provider = Provider {
     key: KeyRule::Never,
     program: Some("ollama"),
     model: None,
-    free: is_local,
+    free: costs_nothing,
     sellers: None,
     probe: Some("/api/version"),
     wire: &WIRE,
@@ -45,6 +45,7 @@ static WIRE: Wire = Wire {
     tools,
     body,
     too_large,
+    shows_images: false,
     event,
     whole: |_draft, _body| None,
     ended: |_draft| false,
@@ -65,8 +66,14 @@ const KEEP_ALIVE: &str = "30m";
 /// is not a count of the same text.
 const LEAST_BYTES: usize = 4;
 const MOST_BYTES: u64 = 16;
+/// Bytes of a request for each token above which a prompt is not sent at all: no text of a session has so
+/// many, so that what may fit is tried, and the server itself refuses the rest.
+const SURE_BYTES: usize = 8;
 /// Prompts below are too short to be judged by their size.
 const SHORT: u64 = 16_384;
+
+/// The host of Ollama's makers.
+const MAKERS: &str = "ollama.com";
 
 /// The port when an address has none.
 const PORT: u16 = 11_434;
@@ -90,6 +97,13 @@ fn address(value: &str) -> String {
         format!("{host}:{PORT}")
     };
     format!("http://{host}/{path}").trim_end_matches('/').to_owned()
+}
+
+/// What it runs itself costs nothing, and its makers' own servers send a bill.
+fn costs_nothing(base_url: &str, model: &str) -> bool {
+    let url = reqwest::Url::parse(base_url).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    is_local(model) && host != MAKERS && !host.ends_with(".ollama.com")
 }
 
 /// Models whose name says so are run by Ollama's makers, who send a bill.
@@ -182,7 +196,7 @@ fn user(told: &[Told], called: &[Item], all: &mut Vec<Item>) {
     for told in told {
         match told {
             Told::ToolResult(answer) => {
-                let mut message = message("tool", &answer.said());
+                let mut message = message("tool", &answer.said_without_image());
                 let call = called.iter().find(|item| call_id(item).as_ref() == Some(&answer.id));
                 if let Some(function) = call.and_then(function) {
                     message.set("tool_name", raw(&function.name));
@@ -216,11 +230,11 @@ fn assistant(items: &[Item]) -> Option<Item> {
 }
 
 fn too_large(request: &Request<'_>, body: &[u8]) -> Option<Failure> {
-    let (tokens, room) = (body.len() / LEAST_BYTES, room(request));
+    let (tokens, room) = (body.len() / SURE_BYTES, room(request));
     (tokens >= usize::try_from(room).unwrap_or(usize::MAX)).then(|| {
         let text = format!(
-            "the conversation has about {tokens} tokens, and there is room for {room} ([adapter.ollama] context): set \
-             it as large as model and memory allow, or make the task or its context smaller"
+            "the conversation has at least {tokens} tokens, and there is room for {room} ([adapter.ollama] context): \
+             set it as large as model and memory allow, or make the task or its context smaller"
         );
         Failure::new(FailureKind::ContextOverflow, text)
     })

@@ -24,8 +24,8 @@ pub(in crate::adapters) struct Provider {
     pub(super) program: Option<&'static str>,
     /// The model when neither the task nor the settings name one; `None`: one must be named.
     pub(super) model: Option<&'static str>,
-    /// True when its calls cost nothing.
-    pub(super) free: fn(model: &str) -> bool,
+    /// True when calls of a model at an address cost nothing.
+    pub(super) free: fn(base_url: &str, model: &str) -> bool,
     /// The hosts whose prices are those of the price table, when servers of many makers have models of
     /// the same names; `None`: whatever answers, its models have the table's prices.
     pub(super) sellers: Option<&'static [&'static str]>,
@@ -38,6 +38,9 @@ pub(in crate::adapters) struct Provider {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyRule {
     Always,
+    /// Always, and the key of the usual variable also goes to an address of the settings: that is how
+    /// gateways are set up.
+    AlwaysTheUsual,
     /// At the default address. A server elsewhere says itself when it wants one.
     AtDefaultAddress,
     Never,
@@ -49,7 +52,7 @@ pub(super) fn as_given(value: &str) -> String {
 }
 
 /// For [`Provider::free`]: every call is on the bill.
-pub(super) fn never_free(_model: &str) -> bool {
+pub(super) fn never_free(_base_url: &str, _model: &str) -> bool {
     false
 }
 
@@ -85,9 +88,22 @@ pub(in crate::adapters) fn instances(settings: &AdapterSettings) -> Vec<Instance
 }
 
 impl Instance {
+    /// True for a name of the person's own.
+    pub(in crate::adapters) const fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Whether the key of the provider's usual variable is meant for it. It is not for another server that
+    /// the settings name; where the environment names one, it is of the same person as the key.
+    fn has_usual_key(&self) -> bool {
+        let set = self.settings.base_url.as_ref().map(BaseUrl::as_str);
+        let elsewhere = set.is_some_and(|url| url != self.provider.base_url);
+        !self.own && (!elsewhere || self.provider.key == KeyRule::AlwaysTheUsual)
+    }
+
     /// The variable with its key.
     pub(super) fn key_variable(&self) -> Option<&str> {
-        let usual = (!self.own).then_some(self.provider.key_variable);
+        let usual = self.has_usual_key().then_some(self.provider.key_variable);
         self.settings.key_variable.as_deref().or(usual)
     }
 
@@ -145,7 +161,7 @@ impl Instance {
     pub(super) fn lacks(&self, key: Option<&str>, config: &AdapterConfig) -> Option<String> {
         let elsewhere = self.set_base_url(config).is_some();
         let needs_key = match self.provider.key {
-            KeyRule::Always => true,
+            KeyRule::Always | KeyRule::AlwaysTheUsual => true,
             KeyRule::AtDefaultAddress => !elsewhere,
             KeyRule::Never => false,
         };
@@ -164,7 +180,7 @@ impl Instance {
         let name = &self.name;
         let address = match self.provider.key {
             KeyRule::AtDefaultAddress => format!(", or [adapter.{name}] base_url for a server that needs none"),
-            KeyRule::Always | KeyRule::Never => String::new(),
+            KeyRule::Always | KeyRule::AlwaysTheUsual | KeyRule::Never => String::new(),
         };
         match self.key_variable() {
             Some(variable) => format!(

@@ -45,6 +45,7 @@ static WIRE: Wire = Wire {
     tools,
     body,
     too_large: always_fits,
+    shows_images: true,
     event: stream::event,
     whole: stream::whole,
     // Its streams say when they are over.

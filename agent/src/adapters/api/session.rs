@@ -78,8 +78,7 @@ impl Session {
         let turns = self.max_turns.get();
         for _ in 0..turns {
             self.thawed().await?;
-            let body = self.request()?;
-            let answer = self.caller.call(body, &self.reporter, &self.control).await?;
+            let answer = self.call().await?;
             self.steps.answered();
             self.transcript(answer.transcript_line()).await?;
             let ran_tools = match self.deal_with(&answer).await? {
@@ -98,6 +97,24 @@ impl Session {
             self.name
         );
         Err(Halt::Failed(Failure::new(FailureKind::TurnLimit, text)))
+    }
+
+    /// Calls the model. Where images may be why that was refused, it is called once more without them: one
+    /// that the provider does not take would end every further call too.
+    async fn call(&mut self) -> Result<Answer, Halt> {
+        let body = self.request()?;
+        let failure = match self.caller.call(body, &self.reporter, &self.control).await {
+            Err(Halt::Failed(failure)) => failure,
+            end => return end,
+        };
+        let refused = matches!(failure.kind, FailureKind::InvalidRequest | FailureKind::ContextOverflow);
+        if !refused || !self.conversation.hide_images() {
+            return Err(Halt::Failed(failure));
+        }
+        let words = format!("the model is no longer shown images: {}", failure.message);
+        self.reporter.event(EventBody::Warning(words)).await?;
+        let body = self.request()?;
+        self.caller.call(body, &self.reporter, &self.control).await
     }
 
     /// The body of the next call.

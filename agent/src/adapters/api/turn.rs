@@ -39,6 +39,23 @@ impl ToolAnswer {
             Cow::Borrowed(&self.text)
         }
     }
+
+    /// Its text, for dialects without images.
+    pub(super) fn said_without_image(&self) -> Cow<'_, str> {
+        match self.image {
+            Some(_) => Cow::Owned(format!("{} (this model is not shown images)", self.said())),
+            None => self.said(),
+        }
+    }
+
+    /// Takes its image away, and says so in its text. Returns whether there was one.
+    pub(super) fn hide_image(&mut self) -> bool {
+        let had = self.image.take().is_some();
+        if had {
+            self.text.push_str(" (not shown)");
+        }
+        had
+    }
 }
 
 /// All messages of one side until the other side's next one.

@@ -18,6 +18,8 @@ const GO_ON: &str = "The session was interrupted here. Go on with the task.";
 pub(super) struct Conversation {
     wire: &'static Wire,
     turns: Vec<Turn>,
+    /// The provider refused images.
+    imageless: bool,
     /// User messages that are not in the transcript yet.
     unwritten: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Conversation {
         let mut conversation = Self {
             wire,
             turns: Vec::new(),
+            imageless: false,
             unwritten: Vec::new(),
         };
         conversation.user(prompt);
@@ -94,6 +97,7 @@ impl Conversation {
         let mut conversation = Self {
             wire,
             turns: Vec::new(),
+            imageless: false,
             unwritten: Vec::new(),
         };
         let mut paused = false;
@@ -155,7 +159,11 @@ impl Conversation {
 
     /// Appends the answers to the model's tool calls.
     pub(super) fn tool_results(&mut self, answers: Vec<ToolAnswer>) {
+        let imageless = self.imageless;
         let told = |mut answer: ToolAnswer| {
+            if imageless {
+                answer.hide_image();
+            }
             // Providers refuse empty text.
             if answer.text.trim().is_empty() {
                 "[empty]".clone_into(&mut answer.text);
@@ -163,6 +171,25 @@ impl Conversation {
             Told::ToolResult(answer)
         };
         self.tell(answers.into_iter().map(told).collect());
+    }
+
+    /// Takes all images out of the conversation, those of later tool calls too. Returns whether the
+    /// provider was shown any.
+    pub(super) fn hide_images(&mut self) -> bool {
+        if !self.wire.shows_images {
+            return false;
+        }
+        let mut some = false;
+        for turn in &mut self.turns {
+            let Turn::User(told) = turn else { continue };
+            for told in told {
+                if let Told::ToolResult(answer) = told {
+                    some |= answer.hide_image();
+                }
+            }
+        }
+        self.imageless |= some;
+        some
     }
 
     /// Appends text of the user.

@@ -30,6 +30,8 @@ pub(super) struct Wire {
     /// Why a request is not to be made: the provider would answer it without saying that it left
     /// a part of it out. See [`always_fits`].
     pub(super) too_large: fn(&Request<'_>, body: &[u8]) -> Option<Failure>,
+    /// Whether it has a form for the images of tools.
+    pub(super) shows_images: bool,
     /// Handles the data of one frame of an answer.
     pub(super) event: fn(&mut Draft, &str) -> Progress,
     /// Reads an answer that came as one JSON value though a stream was asked for; `None` when it is

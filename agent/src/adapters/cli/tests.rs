@@ -13,6 +13,8 @@ use kage_core::usage::Usage;
 
 use super::*;
 use crate::adapters::port::{Beginning, Report};
+use crate::adapters::session_file::FilePlace;
+use crate::adapters::session_file::beneath::Beneath;
 
 mod claude;
 mod failures;
@@ -129,10 +131,8 @@ env.set.STORE = "{scratch}/store"
     let file = adapter.session_file(&input).unwrap();
     let tree = place.path("tree").display().to_string();
     let slug = tree.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    assert_eq!(
-        file.place.path().unwrap(),
-        place.path("scratch/store").join(&slug).join(format!("{id}.jsonl"))
-    );
+    let expected = Beneath::new(place.path("scratch"), format!("store/{slug}/{id}.jsonl"));
+    assert!(matches!(&file.place, FilePlace::At(at) if *at == expected), "{file:?}");
     let kept = format!(
         r#"{{"cwd":"{tree}","id":"{id}","tmp":"{}"}}"#,
         place.path("scratch/tmp").display()
@@ -199,7 +199,7 @@ env.set.STORE = "{scratch}/store"
     let adapter = Arc::new(place.adapter(manifest).await);
     let input = place.input("", "own");
     let file = adapter.session_file(&input).unwrap();
-    assert_eq!(file.place.path(), None);
+    assert!(file.place.open().unwrap().is_none());
     let told = run(
         Arc::clone(&adapter) as Arc<dyn Adapter>,
         input.clone(),
@@ -207,18 +207,15 @@ env.set.STORE = "{scratch}/store"
     )
     .await;
     assert_eq!((told.end, told.stderr.as_str()), (done(""), "Opening. own|"));
-    let path = file.place.path().unwrap();
-    assert!(
-        path.ends_with("2026/11/30/rollout-7-01a2-b.jsonl"),
-        "{}",
-        path.display()
-    );
+    let found = file.place.open().unwrap().unwrap();
+    let said = std::io::read_to_string(found).unwrap();
+    assert!(said.contains("01a2-b"), "{said}");
 
     let elsewhere = Place::new();
     fs::copy(place.path("bin/tool"), elsewhere.path("bin/tool")).unwrap();
     let mut input = elsewhere.input("", "own");
     input.beginning = Beginning::GoOn {
-        said: fs::read(path).unwrap().into(),
+        said: said.into(),
         note: String::new(),
         instruction: "Next.".to_owned(),
     };
@@ -253,6 +250,10 @@ async fn a_session_in_the_folder_of_a_persons_login_is_not_moved() {
         "codex",
         "if [ \"$1\" = --version ]; then echo 9.9.9; exit; fi\nprintf '[%s]\\n' \"$@\" \"$CODEX_HOME\"",
     );
+    // With a login there is no provider to which an address could belong.
+    place
+        .env
+        .insert("OPENAI_BASE_URL".into(), "http://127.0.0.1:9/v1".into());
     let manifest = include_str!("../../../data/codex.toml");
     let adapter = place.adapter(manifest).await;
     assert_eq!((adapter.info().unavailable, adapter.resumes()), (None, Resumes::None));
@@ -272,9 +273,6 @@ async fn a_session_in_the_folder_of_a_persons_login_is_not_moved() {
     );
 
     place.env.insert("OPENAI_API_KEY".into(), "sk-123456".into());
-    place
-        .env
-        .insert("OPENAI_BASE_URL".into(), "http://127.0.0.1:9/v1".into());
     assert_eq!(place.adapter(manifest).await.resumes(), Resumes::Position);
     let told = place.run(manifest, place.input("", "own")).await;
     for expected in [

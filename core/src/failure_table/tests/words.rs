@@ -183,7 +183,7 @@ fn recorded_ends_of_programs_are_classified() {
         (
             "gemini",
             "[API Error: You exceeded your current quota. Please retry in 1s.\nSuggested retry after 1s.]",
-            K::QuotaExhausted,
+            K::RateLimited,
         ),
         (
             "gemini",

@@ -100,6 +100,17 @@ fn results_stand_right_behind_the_calls_and_texts_after_them() {
         image: None,
     }]);
     assert_eq!(roles(&conversation)[5], json!(["tool", "c", "[empty]"]));
+    conversation.tool_results(vec![ToolAnswer {
+        id: "d".to_owned(),
+        text: "a logo".to_owned(),
+        is_error: false,
+        image: Some(crate::adapters::tools::image::Image {
+            media_type: "image/png".to_owned(),
+            data: "aGk=".to_owned(),
+        }),
+    }]);
+    let unseen = json!(["tool", "d", "a logo (this model is not shown images)"]);
+    assert_eq!(roles(&conversation)[6], unseen);
 }
 
 #[test]
@@ -178,4 +189,12 @@ fn refusals_are_read_in_every_form() {
     for other in ["<html>", "{}", "{\"error\":null}", "[]", "5"] {
         assert_eq!(refusal(other.as_bytes()), None, "{other}");
     }
+}
+
+#[test]
+fn a_number_that_is_no_status_is_not_taken_for_one() {
+    let error = json!({"message": "Rate limit reached for requests", "code": 1302});
+    let refusal = refused(&error).unwrap();
+    assert_eq!(refusal.status, None);
+    assert_eq!(refusal.classify(Some(200), None, None).kind, FailureKind::RateLimited);
 }

@@ -117,8 +117,8 @@ fn errors_and_full_rooms_are_told_apart() {
 #[test]
 fn a_prompt_that_has_no_room_is_not_sent_and_one_that_was_cut_is_noticed() {
     let conversation = Conversation::new(&WIRE, &"word ".repeat(2000));
-    let (body, failure) = sent(&asked(Some(2000)), &conversation);
-    assert_eq!(body["options"]["num_ctx"], 2000);
+    let (body, failure) = sent(&asked(Some(1000)), &conversation);
+    assert_eq!(body["options"]["num_ctx"], 1000);
     let failure = failure.unwrap();
     assert_eq!(failure.kind, FailureKind::ContextOverflow);
     assert!(failure.message.contains("[adapter.ollama] context"), "{failure}");
@@ -180,5 +180,7 @@ fn addresses_are_read_as_ollama_s_own_programs_read_them() {
     ] {
         assert_eq!(address(given), expected, "{given}");
     }
+    assert!(costs_nothing("http://127.0.0.1:11434", "qwen4:8b"));
+    assert!(!costs_nothing("https://ollama.com", "gpt-oss:120b"));
     assert!(is_local("qwen4:8b") && !is_local("gpt-oss:120b-cloud") && !is_local("kimi-k3:cloud"));
 }

@@ -386,6 +386,26 @@ async fn an_image_that_is_read_is_shown_and_stays_in_the_conversation() {
 }
 
 #[tokio::test]
+async fn an_image_that_is_refused_does_not_end_the_session() {
+    let read = || Turn::call("read_file", json!({"path": "logo.png"}));
+    for spoken in SPOKEN {
+        let second = read().after(Fault::Error(ApiError::invalid("Unable to process input image")));
+        let scene = Scene::new(spoken, [read(), second, Turn::say("A logo.")]).await;
+        std::fs::write(scene.tree().join("logo.png"), b"\x89PNG\r\n\x1a\n\x00rest").unwrap();
+        let told = scene.go().await;
+        let done = matches!(told.end, AdapterEnd::Done { .. });
+        assert!(done, "{spoken:?} {:?} {:?}", told.end, scene.answers());
+        let bodies: Vec<String> = scene.server.requests().iter().map(|it| it.body.to_string()).collect();
+        let shown: Vec<bool> = bodies.iter().map(|body| body.contains("iVBORw0KGgo")).collect();
+        // Called again without it, and later ones are not shown either.
+        assert_eq!(shown, [false, true, false, false], "{spoken:?}");
+        assert_eq!(bodies[3].matches("(not shown)").count(), 2, "{spoken:?}");
+        let warned = |event: &&EventBody| matches!(event, EventBody::Warning(words) if words.contains("input image"));
+        assert_eq!(told.events.iter().filter(warned).count(), 1, "{spoken:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_model_that_goes_round_in_circles_is_told_and_then_ended() {
     for spoken in SPOKEN {
         let call = || Turn::call("bash", json!({"command": "cat nothing"}));

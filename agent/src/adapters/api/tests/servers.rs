@@ -182,8 +182,8 @@ async fn a_conversation_goes_on_where_it_stopped() {
 
 #[tokio::test]
 async fn ollama_is_told_the_room_and_what_has_none_is_a_context_overflow() {
-    let long = Turn::call("bash", json!({"command": "head -c 6000 /dev/zero | tr '\\0' 'x'"}));
-    for (room, calls) in [(2000, 1), (500, 0), (60_000, 2)] {
+    let long = Turn::call("bash", json!({"command": "head -c 20000 /dev/zero | tr '\\0' 'x'"}));
+    for (room, calls) in [(2000, 1), (250, 0), (60_000, 2)] {
         let served = Served::new("ollama", "m", [long.clone(), Turn::say("done")]).await;
         let settings = format!(
             "[ollama]\nbase_url = '{}'\nmodels = ['m']\ncontext = {room}",
@@ -241,6 +241,49 @@ fn keys_go_where_they_are_meant_for() {
     let keyed = adapter_by("groq", "[groq]\nkind = 'openai-chat'\nkey_variable = 'MY_KEY'");
     assert_eq!(keyed.info().unavailable, None);
     assert_eq!(Secret::values(&keyed.secrets()), ["sk-mine-0123456789"]);
+    // An address of the settings is one of another server, but for gateways of Claude.
+    let openai = lacks("openai", "[openai]\nbase_url = 'http://gpu/v1'").unwrap();
+    assert!(
+        openai.contains("[adapter.openai] key_variable or key_file") && !openai.contains("OPENAI"),
+        "{openai}"
+    );
+    let gateway = lacks("claude-api", "[claude-api]\nbase_url = 'http://gateway'").unwrap();
+    assert!(gateway.contains("ANTHROPIC_API_KEY"), "{gateway}");
     let claude = adapter_by("team", "[team]\nkind = 'claude-api'\nkey_variable = 'MY_KEY'");
     assert_eq!(claude.info().name.as_str(), "team");
+}
+
+#[test]
+fn a_usual_key_goes_to_no_server_of_the_settings() {
+    let key = |settings: &str, url: Option<&str>| {
+        let mut env = vec![("OPENAI_API_KEY", "sk-usual-0123456789")];
+        env.extend(url.map(|url| ("OPENAI_BASE_URL", url)));
+        let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let mut config = AdapterConfig::new(AgentEnvironment::new(env.collect()), Runner::default());
+        config.settings = toml::from_str(settings).unwrap();
+        let mut all = instances(&config.settings).into_iter();
+        let instance = all.find(|instance| instance.name.as_str() == "openai-chat").unwrap();
+        Secret::values(&ApiAdapter::new(instance, &config).unwrap().secrets())
+    };
+    let usual = ["sk-usual-0123456789"];
+    assert_eq!(key("", None), usual);
+    assert_eq!(key("", Some("http://gpu/v1")), usual);
+    let default = "[openai-chat]\nbase_url = 'https://api.openai.com/v1/'";
+    assert_eq!(key(default, None), usual);
+    let elsewhere = "[openai-chat]\nbase_url = 'http://gpu/v1'";
+    assert!(key(elsewhere, None).is_empty());
+    assert!(key(elsewhere, Some("http://other/v1")).is_empty());
+    assert_eq!(
+        key(&format!("{elsewhere}\nkey_variable = 'OPENAI_API_KEY'"), None),
+        usual
+    );
+}
+
+#[test]
+fn a_header_of_the_settings_replaces_the_one_with_the_key_and_is_secret() {
+    let settings = "[mine]\nkind = 'openai-chat'\nkey_variable = 'MY_KEY'\nheaders = { Authorization = 'Basic abc' }";
+    let adapter = adapter_by("mine", settings);
+    let headers = adapter.caller("m", Duration::ZERO).headers;
+    assert_eq!(headers, [("Authorization".to_owned(), "Basic abc".to_owned())]);
+    assert_eq!(Secret::values(&adapter.secrets()), ["sk-mine-0123456789", "Basic abc"]);
 }

@@ -186,8 +186,10 @@ pub(super) fn describe(name: &str, input: Option<&Value>) -> String {
     }
 }
 
-/// The usage of a model since the last report of it.
+/// The usage of a model since the last report of it. A call that was answered has used something: all zero
+/// means that nobody counted.
 pub(super) fn used(model: &str, usage: Usage, reported: Option<PicoUsd>, tools: ToolUses) -> Report {
+    let usage = if usage.is_zero() { Usage::UNKNOWN } else { usage };
     Report::Event(EventBody::UsageRecorded {
         model: model.to_owned(),
         usage,

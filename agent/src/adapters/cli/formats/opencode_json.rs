@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::dollars::pico;
 use super::event_lines::{
-    EventLines, Events, UNNAMED, called, describe, number_at, said, text, text_at, tool_failed, used,
+    EventLines, Events, UNNAMED, activity, called, describe, number_at, said, text, text_at, tool_failed, used,
 };
 use super::{Format, Outcome, Rules};
 use crate::adapters::port::Report;
@@ -55,6 +55,8 @@ impl Events for Opencode {
             Some("step_start") => {
                 self.open = true;
                 self.end = None;
+                // An answer has begun: what was repeated before is over.
+                reports.push(activity("the model answers"));
             }
             Some("text") => {
                 let words = text_at(event, "/part/text").unwrap_or_default();

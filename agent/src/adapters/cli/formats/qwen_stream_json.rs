@@ -177,7 +177,8 @@ impl Qwen {
         });
         let usage = event.get("usage").map_or(Usage::UNKNOWN, usage).since(self.before);
         self.reported = true;
-        if !usage.is_zero() {
+        // A run that succeeded was answered, counted or not.
+        if matches!(self.end, Some(End::Success(_))) || !usage.is_zero() {
             reports.push(used(&self.model, usage, None, std::mem::take(&mut self.tools)));
         }
     }

@@ -256,8 +256,7 @@ fn the_end_is_what_the_program_says_and_not_its_exit_code() {
         ("opencode-ctx400", K::ContextOverflow),
         ("opencode-model404", K::InvalidRequest),
         ("opencode-server500", K::Network),
-        // No answer, and no word of a status.
-        ("opencode-refused", K::Unknown),
+        ("opencode-refused", K::Network),
     ] {
         assert_eq!(failed("opencode-json", case).kind, kind, "{case}");
     }
@@ -399,4 +398,38 @@ fn lines_that_are_no_events_are_shown() {
         let shown = &read.output[&OutputStream::Stdout];
         assert!(shown.starts_with("a warning\n"), "{}: {shown}", format.name);
     }
+}
+
+#[test]
+fn a_call_that_was_answered_has_not_used_nothing() {
+    for (format, line) in [
+        (
+            "codex-json",
+            r#"{"type":"turn.completed","usage":{"input_tokens":0,"cached_input_tokens":0,"output_tokens":0,"reasoning_output_tokens":0}}"#,
+        ),
+        (
+            "opencode-json",
+            r#"{"type":"step_finish","part":{"reason":"stop","tokens":{"total":0,"input":0,"output":0,"reasoning":0,"cache":{"read":0,"write":0}}}}"#,
+        ),
+        (
+            "qwen-stream-json",
+            r#"{"type":"result","subtype":"success","is_error":false,"result":"done","usage":{"input_tokens":0,"output_tokens":0}}"#,
+        ),
+    ] {
+        let run = Recorded {
+            format: FORMATS.iter().find(|known| known.name == format).unwrap(),
+            stdout: format!("{line}\n").into_bytes(),
+        };
+        assert_eq!(run.whole().used(), [("", Usage::UNKNOWN, None)], "{format}");
+    }
+}
+
+#[test]
+fn an_answer_of_opencode_that_begins_is_progress() {
+    let run = Recorded {
+        format: &opencode_json::FORMAT,
+        stdout: b"{\"type\":\"step_start\"}\n".to_vec(),
+    };
+    let activity = |event: &EventBody| matches!(event, EventBody::Activity(_));
+    assert!(run.whole().events.iter().any(activity));
 }

@@ -238,15 +238,25 @@ async fn a_program_that_gets_no_further_is_ended_for_what_it_says() {
         place.env.insert("OPENAI_API_KEY".into(), "sk-scripted-123456".into());
         // opencode says everything else when it gives up.
         let end = if name == "opencode" { "" } else { ".stdout" };
+        let words = match name {
+            "codex" => "Reconnecting... waiting",
+            "qwen" => "Retrying in",
+            _ => "stream error",
+        };
         let file = data.join("fixtures/programs").join(case);
         let (stdout, stderr) = (format!("{}{end}", file.display()), format!("{}.stderr", file.display()));
+        // What it says last are the words of the rule, over and over, as the real programs do.
         let script = format!(
             "if [ \"$1\" = --version ]; then echo 9.9.9; exit; fi\n\
-             cat '{stdout}' 2>/dev/null; cat '{stderr}' >&2; while :; do sleep 0.05; done"
+             cat '{stdout}' 2>/dev/null; cat '{stderr}' >&2\n\
+             while :; do grep -h '{words}' '{stdout}' 2>/dev/null | tail -n 1\n\
+             grep -h '{words}' '{stderr}' 2>/dev/null | tail -n 1 >&2; sleep 0.05; done"
         );
         place.program(name, &script);
         let manifest = fs::read_to_string(data.join(format!("data/{name}.toml"))).unwrap();
-        let manifest = manifest.replace("while_running = \"60s\"", "while_running = \"1s\"");
+        let manifest = ["60s", "150s", "180s"].iter().fold(manifest, |text, time| {
+            text.replace(&format!("while_running = \"{time}\""), "while_running = \"1s\"")
+        });
         let told = place.run(&manifest, place.input("", "task")).await;
         let AdapterEnd::Failed(failure) = told.end else {
             panic!("{case}: {:?}", told.end);

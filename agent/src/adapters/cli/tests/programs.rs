@@ -68,7 +68,8 @@ async fn two_adapters_cannot_have_one_name() {
             .unwrap()
             .contains_key(&"mine".parse().unwrap())
     );
-    for name in ["mine", "claude-api"] {
+    config.settings = toml::from_str("[box]\nkind = 'openai-chat'\nbase_url = 'http://gpu/v1'").unwrap();
+    for name in ["mine", "box"] {
         fs::write(place.path("tree/b.toml"), format!("name = '{name}'\ncommand = 'sh'")).unwrap();
         let error = crate::adapters::load(config.clone())
             .await
@@ -90,6 +91,26 @@ async fn a_manifest_of_the_users_replaces_the_one_that_comes_with_the_program() 
     let info = registry[&"codex".parse::<kage_core::id::AdapterName>().unwrap()].info();
     assert_eq!((info.version.as_str(), info.unavailable), ("", None));
     assert!(registry.contains_key(&"gemini".parse::<kage_core::id::AdapterName>().unwrap()));
+}
+
+#[tokio::test]
+async fn a_manifest_of_the_users_replaces_a_built_in_adapter_for_an_api() {
+    let place = Place::new();
+    let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
+    config.manifest_dirs = vec![place.path("tree")];
+    for name in ["claude-api", "openai", "openai-chat", "ollama", "gemini-api"] {
+        fs::write(
+            place.path(&format!("tree/{name}.toml")),
+            format!("name = '{name}'\ncommand = 'sh'"),
+        )
+        .unwrap();
+    }
+    let registry = crate::adapters::load(config).await.unwrap();
+    for name in ["openai", "ollama"] {
+        let info = registry[&name.parse::<kage_core::id::AdapterName>().unwrap()].info();
+        // The built-in ones have no key and no program here.
+        assert_eq!(info.unavailable, None, "{name}");
+    }
 }
 
 #[tokio::test]
