@@ -135,6 +135,7 @@ mod tests {
         ("session-setup", Kind::Text, &["", "npm ci"], &[]),
         ("protect", Kind::List, &["tests", "/a/b"], &["../x"]),
         ("no-protect", Kind::Bare, &["true", "false"], &["7"]),
+        ("check-verify", Kind::Bare, &["true", "false"], &["7"]),
         ("fresh-baseline", Kind::Bare, &["true", "false"], &["7"]),
         ("rework", Kind::Bare, &["0", "20"], &["21"]),
         ("committed", Kind::Bare, &["true", "false"], &["7"]),

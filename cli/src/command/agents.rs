@@ -39,6 +39,7 @@ pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Resul
         labels,
         state_dir,
         options,
+        config: args.config,
     };
     daemon::agent(&invocation, start).await?;
     Ok(Exit::Done)

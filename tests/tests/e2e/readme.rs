@@ -127,7 +127,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 async fn the_files_of_the_pages_for_users_are_read() {
     let person = Person::new();
     let folder = person.path("");
-    assert_eq!(blocks("toml").len(), 8, "each of them is read here");
+    assert_eq!(blocks("toml").len(), 9, "each of them is read here");
     let manifest = block("toml", "command = \"my-tool\"");
     std::fs::write(person.path("config/kage/adapters/my-tool.toml"), manifest).unwrap();
     // The further keys of a program that can resume a session.
@@ -138,13 +138,23 @@ async fn the_files_of_the_pages_for_users_are_read() {
     going_on.extend(more);
     let login: toml::Table = block("toml", "[login]").parse().unwrap();
     going_on.extend(login);
+    // A program that chooses the ids of conversations itself.
+    let mut telling = going_on.clone();
+    telling.extend(block("toml", "sessions/moved-").parse::<toml::Table>().unwrap());
+    let told: toml::Table = "parser = 'codex-json'\nargs = [['resume', '{old_session}']]"
+        .parse()
+        .unwrap();
+    telling.extend(told);
+    telling.insert("name".to_owned(), "my-tool-tells".into());
+    let telling = toml::to_string(&telling).unwrap();
+    std::fs::write(person.path("config/kage/adapters/my-tool-tells.toml"), telling).unwrap();
     going_on.insert("name".to_owned(), "my-tool-again".into());
     let going_on = toml::to_string(&going_on).unwrap();
     std::fs::write(person.path("config/kage/adapters/my-tool-again.toml"), going_on).unwrap();
     std::fs::write(person.path("config/kage/failures.toml"), block("toml", "[[rule]]")).unwrap();
     let seen = person.kage(&folder, &["doctor", "--format", "json"]).await;
     let adapters = seen.json()["adapters"].clone();
-    for name in ["my-tool", "my-tool-again"] {
+    for name in ["my-tool", "my-tool-again", "my-tool-tells"] {
         let mut adapters = adapters.as_array().unwrap().iter();
         assert!(
             adapters.any(|adapter| adapter["name"] == name),
