@@ -14,7 +14,7 @@ use kage_git::restore::RestoreOptions;
 use kage_git::snapshot::{Receiver, Snapshot, SnapshotOptions};
 use kage_git::{Auth, Mirror, UserRepo, Worktree};
 
-use crate::sandbox::{Sandbox, copy_folder, message, protecting, url, write};
+use crate::sandbox::{Sandbox, copy_folder, copy_program, message, protecting, url, write};
 
 mod environment;
 mod hooks;
@@ -176,7 +176,7 @@ impl Ground<'_> {
         if let Some(hook) = trap.hook {
             for folder in [self.folder.join("hooks"), repository.join(".git/hooks")] {
                 fs::create_dir_all(&folder).unwrap();
-                fs::copy(self.folder.join("marker"), folder.join(hook)).unwrap();
+                copy_program(&self.folder.join("marker"), &folder.join(hook));
             }
         }
         for (key, value) in trap.config {

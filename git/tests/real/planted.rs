@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, write};
 
 /// Puts a program there that leaves a mark.
 fn plant(sandbox: &Sandbox, path: &Path) {
     let script = format!("#!/bin/sh\nenv > '{}'\nexit 0\n", sandbox.path("mark").display());
     let new = path.with_extension("new");
-    fs::write(&new, script).unwrap();
+    write(&new, script);
     fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(new, path).unwrap();
 }
@@ -78,7 +78,7 @@ fn a_git_in_the_place_of_the_real_one_is_not_run_and_that_is_told() {
         .map(|folder| folder.join("git"))
         .find(|git| git.is_file())
         .unwrap();
-    fs::write(&own, format!("#!/bin/sh\nexec '{}' \"$@\"\n", real.display())).unwrap();
+    write(&own, format!("#!/bin/sh\nexec '{}' \"$@\"\n", real.display()));
     fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
     let said = twice(&sandbox, &path(&sandbox, "bin"), || plant(&sandbox, &own));
     assert!(said.contains(&own.display().to_string()), "{said}");

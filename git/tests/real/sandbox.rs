@@ -140,10 +140,29 @@ pub(crate) fn message() -> LandingMessage {
     }
 }
 
-/// Writes a file and the folders it needs.
+/// Writes a file and the folders it needs. A program is written by a process of its own: one that another
+/// test starts meanwhile would have the file open for writing, and the system runs no such file.
 pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, content).unwrap();
+    let content = content.as_ref();
+    if !content.starts_with(b"#!") {
+        fs::write(path, content).unwrap();
+        return;
+    }
+    let mut writing = Command::new("sh")
+        .args(["-c", "exec cat > \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writing.stdin.take().unwrap().write_all(content).unwrap();
+    assert!(writing.wait().unwrap().success(), "{}", path.display());
+}
+
+/// Copies a program, likewise.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status().unwrap();
+    assert!(copied.success(), "{}", to.display());
 }
 
 /// Waits until the clock has left this second.

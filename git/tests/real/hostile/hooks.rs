@@ -2,7 +2,7 @@
 
 use super::{Field, PLAIN, Trap};
 use crate::http::Server;
-use crate::sandbox::write;
+use crate::sandbox::{copy_program, write};
 
 const fn hook(name: &'static str, control: &'static [&'static [&'static str]]) -> Trap {
     Trap {
@@ -107,7 +107,7 @@ async fn no_hook_of_a_mirror_runs_when_it_is_pushed_to() {
             .unwrap();
         let hook = mirror.path().join("hooks").join(name);
         write(&hook, "");
-        std::fs::copy(ground.folder.join("marker"), &hook).unwrap();
+        copy_program(&ground.folder.join("marker"), &hook);
         let server = Server::start(mirror.clone()).await;
         let pushed = server
             .git(
