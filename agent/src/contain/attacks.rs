@@ -87,6 +87,9 @@ pub(crate) struct Targets {
     pub(crate) state: PathBuf,
     /// The agent.
     pub(crate) process: i32,
+    /// When it began, in the kernel's ticks: in a process namespace of its own another process may have its
+    /// number, as where the agent is the first process of a container.
+    pub(crate) began: u64,
     /// A socket with a path, of a service outside.
     pub(crate) socket: PathBuf,
     /// The name of an abstract one.
@@ -377,9 +380,30 @@ pub(crate) fn run(targets: &Targets) -> Vec<Attacked> {
         .filter(|(_, held_by, alone, _)| *held_by <= targets.tier && *alone == (targets.network == Network::None));
     let tried = due.map(|(name, _, _, attack)| Attacked {
         name: (*name).to_owned(),
-        held: attack(targets).err().map(|error| error.to_string()),
+        held: match attack(targets) {
+            Ok(()) if name.contains("the agent") && targets.number_is_of_another() => {
+                Some("another process has the agent's number".to_owned())
+            }
+            Ok(()) => None,
+            Err(error) => Some(error.to_string()),
+        },
     });
     tried.collect()
+}
+
+impl Targets {
+    /// True when it is seen that the agent's number is another process's here.
+    fn number_is_of_another(&self) -> bool {
+        began(self.process).is_some_and(|began| began != self.began)
+    }
+}
+
+/// When a process began, as `/proc/PID/stat` has it (proc_pid_stat(5), field 22).
+pub(crate) fn began(process: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The second field is the program's name, which may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
 }
 
 fn read(path: &Path) -> io::Result<()> {

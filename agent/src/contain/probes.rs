@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use kage_core::contain::{Containment, Tier};
 
-use super::attacks::{Attacked, CANARY, FOLDERS, Targets, count};
+use super::attacks::{self, Attacked, CANARY, FOLDERS, Targets, count};
 use super::policy::{Confinement, Network};
 use super::{BoxParts, Boxes, bubblewrap, entry};
 
@@ -127,13 +127,15 @@ impl<'a> Range<'a> {
     }
 
     fn targets(&self, tier: Tier, network: Network) -> io::Result<Targets> {
+        let process = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         Ok(Targets {
             tier,
             network,
             own: self.folder.path().join("own"),
             state: self.folder.path().join("state"),
-            process: i32::try_from(std::process::id()).map_err(io::Error::other)?,
+            process,
+            began: attacks::began(process).ok_or(io::ErrorKind::NotFound)?,
             socket: self.socket_folder.path().join("socket"),
             abstract_socket: self.abstract_name.clone(),
             port: self.port.local_addr()?.port(),

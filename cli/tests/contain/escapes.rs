@@ -154,8 +154,21 @@ fn an_ordinary_user_has_the_same_boxes() {
     }
     let place = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(place.path(), Some(65534), Some(65534)).unwrap();
+    // They may be in a folder that only root enters.
+    let own = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(own.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let copied = |from: std::path::PathBuf, name: &str| {
+        let to = own.path().join(name);
+        // By another process: what another thread starts meanwhile would hold it open for writing.
+        let copied = std::process::Command::new("cp").arg(from).arg(&to).status();
+        assert!(copied.is_ok_and(|status| status.success()));
+        to
+    };
+    let suite = copied(std::env::current_exe().unwrap(), "suite");
+    let program = copied(super::executable(), "kage");
     let mut child = ordinary()
-        .arg(std::env::current_exe().unwrap())
+        .arg(suite)
+        .env(super::PROGRAM, program)
         .args(["--exact", "escapes::no_attack_gets_out_of_a_box_and_outside_they_do"])
         .env("TMPDIR", place.path())
         .env("HOME", place.path())

@@ -31,8 +31,11 @@ const SECRET: &str = "s3cret-of-the-agent";
 /// The tiers that are built here.
 const TIERS: [(Tier, AskedTier); 2] = [(Tier::T1, AskedTier::T1), (Tier::T2, AskedTier::T2)];
 
+/// The variable that names the program of boxes, where it is not the one that was built.
+const PROGRAM: &str = "KAGE_TEST_PROGRAM";
+
 fn executable() -> PathBuf {
-    env!("CARGO_BIN_EXE_kage").into()
+    std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_kage").into(), PathBuf::from)
 }
 
 fn limits() -> Limits {

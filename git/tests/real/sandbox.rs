@@ -161,7 +161,7 @@ pub(crate) fn write(path: &Path, content: impl AsRef<[u8]>) {
 
 /// Copies a program, likewise.
 pub(crate) fn copy_program(from: &Path, to: &Path) {
-    let copied = Command::new("cp").args([from, to]).status().unwrap();
+    let copied = Command::new("cp").arg("-p").args([from, to]).status().unwrap();
     assert!(copied.success(), "{}", to.display());
 }
 

@@ -141,10 +141,9 @@ async fn the_files_of_the_pages_for_users_are_read() {
     // A program that chooses the ids of conversations itself.
     let mut telling = going_on.clone();
     telling.extend(block("toml", "sessions/moved-").parse::<toml::Table>().unwrap());
-    let told: toml::Table = "parser = 'codex-json'\nargs = [['resume', '{old_session}']]"
-        .parse()
-        .unwrap();
-    telling.extend(told);
+    let resume = vec![toml::Value::from(vec!["resume", "{old_session}"])];
+    telling.insert("args".to_owned(), [arguments[0].clone(), resume].concat().into());
+    telling.insert("parser".to_owned(), "codex-json".into());
     telling.insert("name".to_owned(), "my-tool-tells".into());
     let telling = toml::to_string(&telling).unwrap();
     std::fs::write(person.path("config/kage/adapters/my-tool-tells.toml"), telling).unwrap();
