@@ -228,17 +228,7 @@ impl Worktree {
             delete_unknown(&root, &patterns, &kept, &filled)
         })
         .await?;
-        let mut list = Vec::new();
-        for path in &differing {
-            list.extend_from_slice(path.as_os_str().as_bytes());
-            list.push(0);
-        }
-        // Replaces obstacles, including symbolic links among the parents.
-        git("checkout-index")
-            .args(["--force", "--quiet", "-z", "--stdin"])
-            .stdin(list)
-            .run()
-            .await?;
+        self.write_indexed(&index, &differing).await?;
         match self.prove_paths(base, &protected).await {
             // Other line ends may be no difference to git, which did not write such a file then.
             Err(GitError::NotAsCommitted { path }) => {
@@ -254,6 +244,18 @@ impl Worktree {
         shown.sort();
         shown.dedup();
         Ok(shown)
+    }
+
+    /// Writes these paths as an index has them. Obstacles are replaced, symbolic links among the parents too.
+    async fn write_indexed(&self, index: &Path, paths: impl IntoIterator<Item = &PathBuf>) -> Result<(), GitError> {
+        self.shadow
+            .git("checkout-index")
+            .env("GIT_INDEX_FILE", index)
+            .args(["--force", "--quiet", "-z", "--stdin"])
+            .stdin(listed(paths))
+            .run()
+            .await
+            .map(drop)
     }
 
     /// Deletes the worktree at `path` of `mirror` with Kage's data about it and the files that
@@ -299,6 +301,16 @@ impl Worktree {
         })
         .await
     }
+}
+
+/// The paths as git reads them, each with its end.
+fn listed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Vec<u8> {
+    let mut list = Vec::new();
+    for path in paths {
+        list.extend_from_slice(path.as_os_str().as_bytes());
+        list.push(0);
+    }
+    list
 }
 
 /// Path of Kage's own git directory for the worktree at `path`.

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,7 +23,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::Worktree;
+use super::{Worktree, listed};
 use super::submodules::filled_at;
 use crate::beneath::{Beneath, Parent};
 use crate::error::{GitError, blocking};
@@ -125,14 +125,13 @@ impl Worktree {
     pub(super) async fn write_again(&self, base: &Oid, paths: &HashSet<PathBuf>) -> Result<(), GitError> {
         let folder = folder_beside(&self.shadow).await?;
         let index = folder.path().join("index");
-        let git = |operation| self.shadow.git(operation).env("GIT_INDEX_FILE", &index);
-        git("read-tree").arg(base.as_str()).run().await?;
-        git("checkout-index")
-            .args(["--force", "--quiet", "-z", "--stdin"])
-            .stdin(listed(paths.iter()))
+        self.shadow
+            .git("read-tree")
+            .env("GIT_INDEX_FILE", &index)
+            .arg(base.as_str())
             .run()
-            .await
-            .map(drop)
+            .await?;
+        self.write_indexed(&index, paths).await
     }
 
     /// Proves the files below `folder`, which `shadow` is over.
@@ -357,16 +356,6 @@ async fn folder_beside(shadow: &Shadow) -> Result<TempDir, GitError> {
         folder.map_err(GitError::io("make a folder in", &git_dir))
     })
     .await
-}
-
-/// The paths as git reads them, each with its end.
-fn listed<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Vec<u8> {
-    let mut list = Vec::new();
-    for path in paths {
-        list.extend_from_slice(path.as_os_str().as_bytes());
-        list.push(0);
-    }
-    list
 }
 
 /// Files as git writes them for these attributes, in a folder of their own.

@@ -51,16 +51,7 @@ impl Worktree {
             Ok::<_, GitError>((put_back, changed))
         })
         .await?;
-        let mut list = Vec::new();
-        for path in &put_back {
-            list.extend_from_slice(path.as_os_str().as_encoded_bytes());
-            list.push(0);
-        }
-        git("checkout-index")
-            .args(["--force", "--quiet", "-z", "--stdin"])
-            .stdin(list)
-            .run()
-            .await?;
+        self.write_indexed(&index, &put_back).await?;
         self.refill_large(true).await?;
         changed.extend(put_back);
         let mut shown: Vec<String> = changed.iter().map(|path| path.to_string_lossy().into_owned()).collect();
