@@ -58,6 +58,18 @@ pub fn words(worked: Option<Tier>, checked: Option<Tier>) -> Option<String> {
     })
 }
 
+/// The one tier in which all of these sessions worked and, where they were checked, were checked. `None`
+/// when there is more than one, or when no agent was recorded with any of them.
+#[must_use]
+pub fn shared(sessions: impl IntoIterator<Item = (Option<Tier>, Option<Tier>)>) -> Option<Tier> {
+    let known = sessions
+        .into_iter()
+        .filter_map(|(worked, checked)| Some([worked?, checked.or(worked)?]));
+    let mut tiers = known.flatten();
+    let first = tiers.next()?;
+    tiers.all(|tier| tier == first).then_some(first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +81,21 @@ mod tests {
         assert!("t4".parse::<Tier>().is_err());
         assert_eq!(Containment::default(), Containment::NOTHING);
         assert!(Tier::default().is_lowest() && !Tier::T1.is_lowest());
+    }
+
+    #[test]
+    fn a_tier_is_shared_when_there_is_no_other_one() {
+        use Tier::{T0, T1, T2};
+        for (sessions, expected) in [
+            (vec![], None),
+            (vec![(None, None), (None, Some(T1))], None),
+            (vec![(Some(T1), Some(T1)), (Some(T1), None), (None, Some(T2))], Some(T1)),
+            (vec![(Some(T0), None)], Some(T0)),
+            (vec![(Some(T1), Some(T2))], None),
+            (vec![(Some(T1), Some(T1)), (Some(T2), None)], None),
+        ] {
+            assert_eq!(shared(sessions.clone()), expected, "{sessions:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use crate::checkpoint::Resumption;
-use crate::contain;
+use crate::contain::{self, Tier};
 use crate::event::{Verdict, VerdictKind};
 use crate::id::{SessionName, TaskId};
 use crate::recovery::{Action, Incident};
@@ -123,7 +123,8 @@ pub struct ReportRow {
 /// Compares the sessions of a task.
 #[must_use]
 pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
-    let mut rows: Vec<ReportRow> = sessions.iter().map(|session| row(task, session, now)).collect();
+    let tier = contain::shared(sessions.iter().map(|session| (session.contained, checked_in(session))));
+    let mut rows: Vec<ReportRow> = sessions.iter().map(|session| row(task, session, tier, now)).collect();
     rows.sort_by_cached_key(order);
     for (rank, row) in (1..).zip(&mut rows) {
         row.rank = rank;
@@ -132,7 +133,11 @@ pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
         task: task.id,
         best: best(task, &rows),
         provisional: rows.iter().any(|row| !row.session.state.is_terminal()),
-        notes: about_base(task).into_iter().chain(not_compared(task, &rows)).collect(),
+        notes: about_base(task)
+            .into_iter()
+            .chain(not_compared(task, &rows))
+            .chain(tier.map(|tier| format!("all of it ran in containment {tier}")))
+            .collect(),
         rows,
     }
 }
@@ -181,7 +186,13 @@ pub fn checked_before(at: Timestamp, agent: &str) -> String {
     )
 }
 
-fn row(task: &Task, session: &Session, now: Timestamp) -> ReportRow {
+/// The tier in which verify of a session's result ran.
+fn checked_in(session: &Session) -> Option<Tier> {
+    session.state.verdict().map(|verdict| verdict.contained)
+}
+
+/// `tier` is said once for all sessions, where there is one.
+fn row(task: &Task, session: &Session, tier: Option<Tier>, now: Timestamp) -> ReportRow {
     let restored = session.state.verdict().map_or(&[][..], |verdict| &verdict.restored);
     let judged = session.state.result().map(|result| {
         let found = suspicions(session.state.verdict(), task.baseline.as_ref());
@@ -198,7 +209,7 @@ fn row(task: &Task, session: &Session, now: Timestamp) -> ReportRow {
         suspicious,
         costs: session.costs(),
         duration: session.worked.until(now),
-        history: history(session),
+        history: history(session, tier.is_none()),
         session: session.clone(),
     }
 }
@@ -236,7 +247,7 @@ fn best(task: &Task, rows: &[ReportRow]) -> Best {
     }
 }
 
-fn history(session: &Session) -> Vec<String> {
+fn history(session: &Session, with_tier: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if session.attempts > 1 {
         lines.push(format!("took {} attempts", session.attempts));
@@ -250,8 +261,9 @@ fn history(session: &Session) -> Vec<String> {
     lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));
-    let checked = session.state.verdict().map(|verdict| verdict.contained);
-    lines.extend(contain::words(session.contained, checked));
+    if with_tier {
+        lines.extend(contain::words(session.contained, checked_in(session)));
+    }
     if let Some(verdict) = session.state.verdict() {
         let place = match verdict.agent.as_str() {
             "" => String::new(),

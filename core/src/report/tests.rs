@@ -619,11 +619,19 @@ fn the_tiers_of_containment_stand_with_a_result() {
         (worked_in("c", Some(T1), running), Some("worked in containment T1")),
         (worked_in("d", None, state(T1)), None),
     ];
-    for (session, expected) in cases {
-        let history = &ranked(&task(Some("true")), &[session]).rows[0].history;
-        let told = history.iter().find(|line| line.contains("containment"));
-        assert_eq!(told.map(String::as_str), expected, "{history:?}");
+    let mixed = cases.clone().map(|(session, _)| session);
+    let report = ranked(&task(Some("true")), &mixed);
+    for (session, expected) in &cases {
+        let row = report.rows.iter().find(|row| row.session.name == session.name).unwrap();
+        let told = row.history.iter().find(|line| line.contains("containment"));
+        assert_eq!(told.map(String::as_str), *expected, "{:?}", row.history);
     }
+    assert!(!report.notes.iter().any(|note| note.contains("containment")));
+    // One tier for all is said once.
+    let [(same, _), ..] = cases;
+    let report = ranked(&task(Some("true")), &[same]);
+    assert!(!report.rows[0].history.iter().any(|line| line.contains("containment")));
+    assert_eq!(report.notes.last().unwrap(), "all of it ran in containment T2");
 }
 
 #[test]
