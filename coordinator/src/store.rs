@@ -426,6 +426,14 @@ impl Store {
         self.read(move |reads| reads.join_token(token)).await
     }
 
+    /// Looks up a row by its key, to see whether the engine answers.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn answers(&self) -> Result<(), ReadError> {
+        self.join_token(TokenId::from_random(0)).await.map(drop)
+    }
+
     /// Every token of a person, revoked ones included, oldest first.
     ///
     /// # Errors

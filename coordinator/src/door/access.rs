@@ -1,6 +1,8 @@
 //! Who may call what: one table with every RPC and every HTTP route by role. Nobody may call a route
 //! that is not in the table. `auth` identifies the caller.
 
+use std::collections::BTreeSet;
+
 use http::{Method, Uri};
 use kage_core::access::Role;
 
@@ -17,6 +19,8 @@ const BLOBS_WRITE: &str = "PUT /v1/blobs";
 const GIT_FETCH: &str = "git fetch";
 const GIT_PUSH: &str = "git push";
 const METRICS: &str = "GET /metrics";
+const HEALTHZ: &str = "GET /healthz";
+const READYZ: &str = "GET /readyz";
 
 /// A route and the roles that may call it. The owner may call every one.
 pub type Row = (&'static str, &'static [Role]);
@@ -60,7 +64,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.ProjectService/ListRepositories", READERS),
     ("/kage.v1.ProjectService/DeleteRepository", ADMINS),
     ("/kage.v1.ServerService/GetServerInfo", KNOWN),
-    ("/grpc.health.v1.Health/Check", KNOWN),
+    ("/grpc.health.v1.Health/Check", ALL),
     ("/grpc.health.v1.Health/List", KNOWN),
     ("/grpc.health.v1.Health/Watch", KNOWN),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", KNOWN),
@@ -69,7 +73,16 @@ pub const TABLE: &[Row] = &[
     (GIT_FETCH, KNOWN),
     (GIT_PUSH, SUBMITTERS),
     (METRICS, READERS),
+    (HEALTHZ, ALL),
+    (READYZ, ALL),
 ];
+
+/// The names of Kage's gRPC services.
+pub(crate) fn services() -> impl Iterator<Item = &'static str> {
+    let of_route = |(route, _): &Row| route.strip_prefix("/kage.").and(route[1..].split('/').next());
+    let names: BTreeSet<_> = TABLE.iter().filter_map(of_route).collect();
+    names.into_iter()
+}
 
 /// The table's answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,18 +122,19 @@ fn row(method: &Method, uri: &Uri) -> Option<&'static Row> {
             None => false,
         };
         if fetches { GIT_FETCH } else { GIT_PUSH }
-    } else if path == "/metrics" {
-        METRICS
     } else {
-        path
+        match path {
+            "/metrics" => METRICS,
+            "/healthz" => HEALTHZ,
+            "/readyz" => READYZ,
+            _ => path,
+        }
     };
     TABLE.iter().find(|(route, _)| *route == name)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use kage_proto::FILE_DESCRIPTOR_SET;
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
@@ -162,13 +176,16 @@ mod tests {
     }
 
     #[test]
-    fn strangers_may_enrol_only() {
-        let open: Vec<_> = TABLE
-            .iter()
-            .filter(|(_, roles)| roles.contains(&Role::Stranger))
-            .collect();
-        assert_eq!(open.len(), 1);
-        assert_eq!(open[0].0, "/kage.v1.EnrollmentService/Enroll");
+    fn strangers_may_enrol_and_ask_for_health_only() {
+        let open = TABLE.iter().filter(|(_, roles)| roles.contains(&Role::Stranger));
+        let open: Vec<_> = open.map(|(route, _)| *route).collect();
+        let expected = [
+            "/kage.v1.EnrollmentService/Enroll",
+            "/grpc.health.v1.Health/Check",
+            HEALTHZ,
+            READYZ,
+        ];
+        assert_eq!(open, expected);
     }
 
     #[test]
@@ -191,6 +208,8 @@ mod tests {
             (Method::POST, "/git/p/r/git-receive-pack", GIT_PUSH),
             (Method::POST, "/git/p/r/git%2Dreceive-pack", GIT_PUSH),
             (Method::GET, "/metrics", METRICS),
+            (Method::HEAD, "/healthz", HEALTHZ),
+            (Method::GET, "/readyz", READYZ),
         ];
         for (method, uri, expected) in cases {
             let uri: Uri = uri.parse().unwrap();

@@ -18,9 +18,12 @@ use kage_proto::v1::server_service_server::ServerServiceServer;
 use kage_proto::v1::task_service_server::TaskServiceServer;
 use kage_proto::{FILE_DESCRIPTOR_SET, MAX_MESSAGE, MAX_TASK_MESSAGE};
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
 use crate::config::Origin;
 use crate::coordinator::Coordinator;
+use crate::door::access;
 use crate::door::auth::{self, Door};
 use crate::door::web;
 use crate::services::access::Access;
@@ -63,7 +66,7 @@ pub(crate) async fn router(
     let enrollment = EnrollmentServiceServer::new(Enrollment(Arc::clone(coordinator)))
         .max_decoding_message_size(auth::MOST_OF_STRANGER)
         .max_encoding_message_size(MAX_MESSAGE);
-    let access = AccessServiceServer::new(Access(Arc::clone(coordinator)))
+    let tokens = AccessServiceServer::new(Access(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let checkpoints = CheckpointServiceServer::new(Checkpoints(Arc::clone(coordinator)))
@@ -76,8 +79,12 @@ pub(crate) async fn router(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<TaskServiceServer<Tasks>>().await;
-    reporter.set_serving::<AgentServiceServer<Agents>>().await;
+    tell(&reporter, ServingStatus::Serving).await;
+    let closing = coordinator.closing.clone();
+    coordinator.tasks.spawn(async move {
+        closing.cancelled().await;
+        tell(&reporter, ServingStatus::NotServing).await;
+    });
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .build_v1()?;
@@ -87,7 +94,7 @@ pub(crate) async fn router(
         .add_service(agents)
         .add_service(events)
         .add_service(enrollment)
-        .add_service(access)
+        .add_service(tokens)
         .add_service(checkpoints)
         .add_service(projects)
         .add_service(server)
@@ -103,6 +110,13 @@ pub(crate) async fn router(
         .fallback(nothing_here)
         .layer(axum::middleware::from_fn_with_state(door, auth::guard));
     Ok(web::for_browsers(guarded, web_origins))
+}
+
+/// Tells the health of every service, and of the port as a whole, which has no name.
+async fn tell(reporter: &HealthReporter, status: ServingStatus) {
+    for service in access::services().chain([""]) {
+        reporter.set_service_status(service, status).await;
+    }
 }
 
 /// A path that begins as one of ours and is none.

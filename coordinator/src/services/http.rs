@@ -1,4 +1,4 @@
-//! The other routes of the port besides gRPC: blobs, git and metrics.
+//! The other routes of the port besides gRPC: blobs, git, metrics and health.
 
 use std::sync::Arc;
 
@@ -17,11 +17,13 @@ use crate::telemetry::{self, Levels};
 
 pub(crate) mod blobs;
 mod git;
+mod health;
 
 pub(crate) fn routes(coordinator: Arc<Coordinator>) -> Router {
     Router::new()
         .merge(blobs::routes())
         .merge(git::routes())
+        .merge(health::routes())
         .route("/metrics", get(metrics))
         .with_state(coordinator)
 }

@@ -9,6 +9,9 @@ use kage_core::task::RepositoryRef;
 use kage_proto::convert::agent::WorkKind;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::claims::{claim, passed, said, unsaid};
 use crate::cluster::{Cluster, FakeAgent, hello, soon, spec};
@@ -339,5 +342,39 @@ async fn a_result_of_a_task_without_a_repository_fails_the_session() {
     let failure = session.failure.clone().unwrap_or_default();
     assert_eq!((session.state(), session.attempts), (v1::SessionState::Failed, 1));
     assert_eq!(failure.kind(), v1::FailureKind::ResultRefused);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_is_told_without_a_token_and_nothing_else_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(dir.path()).await;
+    assert_eq!(cluster.http("GET /healthz", &[], b"").await, (200, b"ok\n".to_vec()));
+    assert_eq!(cluster.http("GET /readyz", &[], b"").await, (200, b"ready\n".to_vec()));
+    assert_eq!(cluster.http("HEAD /readyz", &[], b"").await, (200, vec![]));
+    for refused in ["GET /metrics", "GET /healthz/", "GET /readyz/x", "GET /"] {
+        assert_eq!(cluster.http(refused, &[], b"").await.0, 401, "{refused}");
+    }
+    // A token that is none is refused here, too.
+    let wrong = ("authorization", "Bearer nonsense");
+    assert_eq!(cluster.http("GET /healthz", &[wrong], b"").await.0, 401);
+
+    let stranger = tonic::transport::Endpoint::from_shared(cluster.url.clone()).unwrap();
+    let mut health = HealthClient::new(stranger.connect().await.unwrap());
+    for service in [
+        "",
+        "kage.v1.TaskService",
+        "kage.v1.AccessService",
+        "kage.v1.ServerService",
+    ] {
+        let service = service.to_owned();
+        let told = health.check(HealthCheckRequest { service }).await.unwrap().into_inner();
+        assert_eq!(told.status(), ServingStatus::Serving);
+    }
+    let service = "kage.v1.NoService".to_owned();
+    let unknown = health.check(HealthCheckRequest { service }).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::NotFound);
+    let watched = health.watch(HealthCheckRequest::default()).await.unwrap_err();
+    assert_eq!(watched.code(), tonic::Code::Unauthenticated);
     cluster.stop().await;
 }
