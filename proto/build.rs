@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
@@ -12,6 +12,7 @@ const FILES: [&str; 14] = [
     "kage/v1/fleet_service.proto",
     "kage/v1/agent_service.proto",
     "kage/v1/event_service.proto",
+    "kage/v1/model_gate_service.proto",
     "kage/v1/enrollment_service.proto",
     "kage/v1/access_service.proto",
     "kage/v1/checkpoint_service.proto",

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
+use crate::calls::{Gate, GateClient};
 use crate::config::Limits;
 use crate::contain::{Boxes, DoorWay};
 use crate::delivery::forms;
@@ -68,6 +69,8 @@ pub(crate) struct Resources {
     pub(crate) equipments: Arc<Equipments>,
     /// Of programs of sessions that take no slot of the agent.
     pub(crate) turns: Turns,
+    /// What the calls of models of attempts go through.
+    pub(crate) gate: GateClient,
     pub(crate) clock: Clock,
     pub(crate) blocking: Blocking,
     pub(crate) limits: Limits,
@@ -107,6 +110,8 @@ struct Attempt {
     equipment: Arc<Equipment>,
     /// What its programs get because the task asks for it.
     variables: TaskVariables,
+    /// What its calls of models go through.
+    gate: Gate,
     /// What lets a session's program in at its provider.
     admission: Admission,
     /// What no file of its checkpoints and its result may have.
@@ -187,6 +192,7 @@ impl Resources {
 
 pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let id = grant.key.attempt;
+    let gate = resources.gate.of(grant.key.clone());
     let presence = match &grant.work.kind {
         WorkKind::Session(_) => Some(resources.parking.begin(grant.work.session, id)),
         WorkKind::Verify(_) => None,
@@ -220,6 +226,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let sought = forms::sought(&secrets);
     let mut attempt = Attempt {
         door: None,
+        gate,
         recording,
         equipment,
         variables,

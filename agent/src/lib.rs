@@ -16,6 +16,7 @@ pub mod process;
 #[cfg(target_os = "linux")]
 pub mod door;
 pub mod logins;
+pub mod calls;
 pub mod adapters;
 mod equipment;
 pub mod shell_socket;

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::adapters::port::Registry;
 use crate::attempt::Resources;
+use crate::calls::{Connect, GateClient};
 use crate::config::Config;
 use crate::contain::Boxes;
 use crate::control::connection::{self, Connection};
@@ -313,7 +314,14 @@ impl Stored {
                 Arc::clone(&ports.random),
             ))
         });
+        let connect: Connect = {
+            let (keyring, url) = (keyring.clone(), config.coordinator_url.clone());
+            Arc::new(move || keyring.connect_lazy(&url))
+        };
+        let random = Arc::clone(&ports.random);
+        let gate = GateClient::new(connect, random, tasks.clone(), end_delivery.clone());
         let resources = Arc::new(Resources {
+            gate,
             name: config.name.clone(),
             runner: ports.runner.clone(),
             boxes,

@@ -25,6 +25,7 @@ pub(crate) mod diff;
 pub(crate) mod enrollment;
 pub(crate) mod event;
 pub(crate) mod fleet;
+pub(crate) mod model_gate;
 pub(crate) mod project;
 pub(crate) mod server;
 pub(crate) mod task;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::call::CallRef;
 use crate::checkpoint::{Safety, TakenCheckpoint};
 use crate::contain::Tier;
 use crate::failure::Failure;
@@ -275,6 +276,9 @@ pub enum EventBody {
         /// Tools called since the last event that tells of them; `None`: the program does not tell.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tools: Option<ToolUses>,
+        /// The call; `None`: a program reports for calls of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<CallRef>,
     },
     /// A model call failed and will be repeated.
     CallRetried {

@@ -126,6 +126,10 @@ id!(
     StoreId
 );
 id!(
+    /// A call of a model: one request to a provider, drawn by the agent that makes it.
+    CallId
+);
+id!(
     /// One offer of a job to an agent. It lives in the coordinator's memory only.
     OfferId
 );

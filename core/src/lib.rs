@@ -18,6 +18,7 @@ pub mod mentions;
 pub mod command_files;
 pub mod login;
 pub mod usage;
+pub mod call;
 pub mod tool_uses;
 pub mod price;
 pub mod fallback;

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use crate::call::CallEnd;
 use crate::time::Timestamp;
 use crate::usage::{Money, PicoUsd, Provenance, Usage};
 use crate::words::words;
@@ -65,8 +66,30 @@ pub struct PriceRow {
     pub efforts: Option<Vec<Effort>>,
     /// Input tokens above which one request costs more than the row says.
     pub long_context: Option<u64>,
+    /// What one token costs above that.
+    pub long_prices: LongPrices,
     /// The source of the figures; `user` for a row without one.
     pub source: String,
+}
+
+/// Prices of a request with more input than [`PriceRow::long_context`]; `None`: not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LongPrices {
+    /// One token of uncached input.
+    pub input: Option<PicoUsd>,
+    /// One token of output, reasoning included.
+    pub output: Option<PicoUsd>,
+    /// One token read from a cache.
+    pub cache_read: Option<PicoUsd>,
+}
+
+/// The most that the tokens of a call can cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DearestPrices {
+    /// One token of input, in the dearest class and tier that it can reach.
+    pub input: PicoUsd,
+    /// One token of output.
+    pub output: PicoUsd,
 }
 
 /// How a model may be asked to think.
@@ -172,15 +195,22 @@ impl PriceTable {
         if let (true, Some(PicoUsd(0))) = (used.metered, used.reported) {
             return Charge::FREE;
         }
-        let row = self.find(used.model, now);
-        let Some((row, amount)) = row.and_then(|row| row.amount(used.usage).map(|amount| (row, amount))) else {
+        let Some(row) = self.find(used.model, now) else {
             return Charge::UNKNOWN;
         };
-        let input = used.usage.total().saturating_sub(used.usage.output);
-        let provenance = if !used.metered || row.long_context.is_some_and(|limit| input > limit) {
-            Provenance::Estimated
-        } else {
+        let (amount, exact) = match (row.is_long(used.usage), used.call) {
+            (true, Some(_)) => (row.long_amount(used.usage), row.has_long_prices(used.usage)),
+            // A sum of many requests, which may all be short.
+            (true, None) => (row.amount(used.usage), false),
+            (false, _) => (row.amount(used.usage), true),
+        };
+        let Some(amount) = amount else {
+            return Charge::UNKNOWN;
+        };
+        let provenance = if used.metered && exact && used.call != Some(CallEnd::Cut) {
             Provenance::Billed
+        } else {
+            Provenance::Estimated
         };
         Charge {
             money: Money {
@@ -203,6 +233,8 @@ pub struct Used<'a> {
     pub reported: Option<PicoUsd>,
     /// True when the tokens come from metered API responses.
     pub metered: bool,
+    /// The end of the call, for usage of one: of one that broke off, more may have been written than was told.
+    pub call: Option<CallEnd>,
 }
 
 /// What usage cost, and by which row.
@@ -249,22 +281,95 @@ impl PriceRow {
     /// amount is too large.
     #[must_use]
     pub fn amount(&self, usage: &Usage) -> Option<PicoUsd> {
-        let classes = [
+        sum([
             (usage.input, Some(self.input)),
             (usage.output, Some(self.output)),
             (usage.cache_read, self.cache_read),
             (usage.cache_write_5m, self.cache_write_5m),
             (usage.cache_write_1h, self.cache_write_1h),
-        ];
-        let mut sum = 0_i128;
-        for (tokens, price) in classes {
-            if tokens > 0 {
-                // Each product fits, 64 bits by 63; the sum of five need not.
-                sum = sum.checked_add(i128::from(tokens) * i128::from(price?.0))?;
-            }
-        }
-        i64::try_from(sum).ok().map(PicoUsd)
+        ])
     }
+
+    /// Whether a request with this usage costs more than the row's ordinary prices.
+    fn is_long(&self, usage: &Usage) -> bool {
+        let input = usage.total().saturating_sub(usage.output);
+        self.long_context.is_some_and(|limit| input > limit)
+    }
+
+    /// Whether every class of this usage has a price of its own for long requests.
+    fn has_long_prices(&self, usage: &Usage) -> bool {
+        let long = &self.long_prices;
+        long.input.is_some()
+            && long.output.is_some()
+            && (usage.cache_read == 0 || long.cache_read.is_some())
+            && usage.cache_write_5m == 0
+            && usage.cache_write_1h == 0
+    }
+
+    /// The cost of this usage in one long request. A class without a price for that costs as much more as
+    /// uncached input does.
+    fn long_amount(&self, usage: &Usage) -> Option<PicoUsd> {
+        let long = &self.long_prices;
+        sum([
+            (usage.input, Some(long.input.unwrap_or(self.input))),
+            (usage.output, Some(long.output.unwrap_or(self.output))),
+            (
+                usage.cache_read,
+                long.cache_read.or(self.cache_read.map(|price| self.longer(price))),
+            ),
+            (
+                usage.cache_write_5m,
+                self.cache_write_5m.map(|price| self.longer(price)),
+            ),
+            (
+                usage.cache_write_1h,
+                self.cache_write_1h.map(|price| self.longer(price)),
+            ),
+        ])
+    }
+
+    /// A price, raised as that of uncached input is for long requests, and rounded up.
+    fn longer(&self, price: PicoUsd) -> PicoUsd {
+        let (Some(long), usual) = (self.long_prices.input, i128::from(self.input.0)) else {
+            return price;
+        };
+        if usual <= 0 {
+            return price;
+        }
+        let raised = (i128::from(price.0) * i128::from(long.0) + usual - 1) / usual;
+        PicoUsd(i64::try_from(raised).unwrap_or(i64::MAX)).max(price)
+    }
+
+    /// The most that a token can cost in a call with so many tokens of input at most: any of them may be
+    /// written to the cache that costs most.
+    #[must_use]
+    pub fn dearest(&self, input: u64) -> DearestPrices {
+        let writes = [self.cache_write_5m, self.cache_write_1h].into_iter().flatten();
+        let usual = writes.chain(self.cache_read).fold(self.input, PicoUsd::max);
+        let reaches = self.long_context.is_some_and(|limit| input > limit);
+        if !reaches {
+            return DearestPrices {
+                input: usual,
+                output: self.output,
+            };
+        }
+        DearestPrices {
+            input: self.longer(usual).max(self.long_prices.input.unwrap_or(usual)),
+            output: self.long_prices.output.unwrap_or(self.output).max(self.output),
+        }
+    }
+}
+
+/// `None` when tokens have no price, or the sum is too large.
+fn sum(classes: [(u64, Option<PicoUsd>); 5]) -> Option<PicoUsd> {
+    let mut sum = 0_i128;
+    for (tokens, price) in classes {
+        if tokens > 0 {
+            // Each product fits, 64 bits by 63; the sum of five need not.
+            sum = sum.checked_add(i128::from(tokens) * i128::from(price?.0))?;
+        }
+    }
+    i64::try_from(sum).ok().map(PicoUsd)
 }
 
 /// The name before a dated suffix, if it has one.

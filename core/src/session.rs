@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::call::{CallEnd, CallRef};
 use crate::checkpoint::{Checkpoint, Head, Resumes, Safety, TakenCheckpoint};
 use crate::contain::Tier;
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
@@ -224,6 +225,7 @@ impl Session {
                 reported,
                 metered,
                 tools,
+                call,
             } => {
                 if let Some(tools) = tools {
                     self.tools.get_or_insert_default().extend(tools);
@@ -235,6 +237,7 @@ impl Session {
                     usage,
                     reported: *reported,
                     metered: *metered,
+                    call: one_call(*metered, call.as_ref()),
                 };
                 spent::add(&mut self.usage, used, prices, now);
             }
@@ -377,6 +380,11 @@ impl Session {
     }
 }
 
+/// The end of the one call that an event tells of. Agents that name no calls tell of each metered one.
+fn one_call(metered: bool, call: Option<&CallRef>) -> Option<CallEnd> {
+    metered.then(|| call.map_or(CallEnd::Whole, |call| call.end))
+}
+
 /// The start of a failure's message.
 fn remembered(message: &str) -> &str {
     let end = message.floor_char_boundary(MAX_INCIDENT);
@@ -407,6 +415,7 @@ mod tests {
                 reported: None,
                 metered: true,
                 tools: tools.map(|tools| tools.iter().copied().collect()),
+                call: None,
             };
             let event = Event {
                 seq: 1,

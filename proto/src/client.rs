@@ -27,6 +27,7 @@ use crate::v1::context_service_client::ContextServiceClient;
 use crate::v1::enrollment_service_client::EnrollmentServiceClient;
 use crate::v1::event_service_client::EventServiceClient;
 use crate::v1::fleet_service_client::FleetServiceClient;
+use crate::v1::model_gate_service_client::ModelGateServiceClient;
 use crate::v1::project_service_client::ProjectServiceClient;
 use crate::v1::server_service_client::ServerServiceClient;
 use crate::v1::task_service_client::TaskServiceClient;
@@ -388,6 +389,14 @@ impl Client {
     #[must_use]
     pub fn events(&self) -> EventServiceClient<Authorised> {
         EventServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// What agents ask before calls of models.
+    #[must_use]
+    pub fn model_gate(&self) -> ModelGateServiceClient<Authorised> {
+        ModelGateServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }

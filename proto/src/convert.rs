@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 pub mod agent;
+pub mod call;
 pub mod checkpoint;
 pub mod contain;
 pub mod event;

@@ -33,18 +33,22 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use kage_core::call::{AccountName, Prefix};
 use kage_core::event::EventBody;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
+use kage_core::id::Digest;
 use kage_core::price::PriceTable;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Models;
 use super::{AdapterConfig, LoadError, local_time};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Reporter, Resumes, SessionInput, next_message};
 use crate::adapters::tools::{self, Toolbox};
+use crate::calls::Calls;
 use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, Runner, Secret};
 use asked::Asked;
 use caller::Caller;
@@ -73,6 +77,24 @@ fn system(folder: Option<&Folder>) -> String {
          answer questions, so decide sensibly yourself. Change only what the task needs, do not commit, and do not \
          weaken tests to make them pass. When the task is done, say in one or two sentences what you did."
     )
+}
+
+/// Bytes of a token of a prompt, at most on average: what is called a token of a prefix is one.
+const BYTES_PER_TOKEN: usize = 5;
+
+/// The beginning that all sessions of a task with this dialect send.
+fn prefix(wire: &str, tools: &RawValue, system: &[String]) -> Prefix {
+    let parts: Vec<&str> = [wire, tools.get()]
+        .into_iter()
+        .chain(system.iter().map(String::as_str))
+        .collect();
+    // Lengths between them: where one part ends is a part of what is sent.
+    let text: String = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    Prefix {
+        digest: Digest::of(text.as_bytes()),
+        tokens: (bytes / BYTES_PER_TOKEN) as u64,
+    }
 }
 
 /// How failed calls are repeated.
@@ -174,15 +196,21 @@ impl ApiAdapter {
         };
         let mut system = vec![system(input.folder.as_ref())];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
+        let tool_definitions = (wire.tools)(&tools::definitions());
+        let caller = Caller {
+            calls: input.calls,
+            prefix: Some(prefix(wire.name, &tool_definitions, &system)),
+            ..self.caller(&asked.model, input.limits.idle)
+        };
         Ok(Session {
             name: self.instance.name.clone(),
             task: input.task.to_string(),
             max_turns: self.instance.settings.max_turns.unwrap_or(TURNS),
-            tool_definitions: (wire.tools)(&tools::definitions()),
+            tool_definitions,
             system,
             conversation,
             steps: input.steps,
-            caller: self.caller(&asked.model, input.limits.idle),
+            caller,
             asked,
             tools,
             reporter,
@@ -224,6 +252,10 @@ impl ApiAdapter {
             before: None,
             idle,
             rules: self.calls,
+            calls: Calls::Unlimited,
+            account: AccountName::of_key(provider.name, &self.base_url, self.key.as_deref()),
+            prefix: None,
+            was_cut: false,
         }
     }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::session_file::{Conversation, SessionFile};
 use crate::adapters::steps::Steps;
+use crate::calls::Calls;
 use crate::contain::Room;
 use crate::logins::{Lent, Token};
 use crate::process::{Ended, Places, RunError, Secret, TaskVariables, Turns, WorkNames};
@@ -62,6 +63,8 @@ pub struct SessionInput {
     pub admission: Admission,
     /// When a program of it may run, for an adapter with slots of its own.
     pub turns: Turns,
+    /// What its metered calls of models go through.
+    pub calls: Calls,
     /// Time limits. The attempt enforces them, by stopping the adapter.
     pub limits: SessionLimits,
     /// True while the attempt's lease is in doubt: the program is stopped, and no model
@@ -115,6 +118,7 @@ impl SessionInput {
             variables: TaskVariables::default(),
             admission: Admission::default(),
             turns: Turns::new(1),
+            calls: Calls::Unlimited,
             scratch,
             limits: SessionLimits {
                 timeout: Duration::from_secs(60),

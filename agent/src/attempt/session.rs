@@ -32,6 +32,7 @@ use super::{ABANDON, Attempt, AttemptEnded};
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
 use crate::adapters::session_file::Conversation;
 use crate::adapters::steps::{CheckpointRequest, Steps};
+use crate::calls::Calls;
 use crate::delivery::outbox::OutboxClosed;
 use crate::ground::port::{WentBack, Workspace};
 use crate::process::{Environment, EnvironmentParts, Places, WorkNames};
@@ -111,6 +112,7 @@ pub(super) async fn run(
         variables: attempt.variables.clone(),
         admission: attempt.admission.clone(),
         turns: attempt.resources.turns.clone(),
+        calls: Calls::Gated(attempt.gate.clone()),
         limits: SessionLimits {
             timeout: work.timeout,
             idle: work.idle_timeout,

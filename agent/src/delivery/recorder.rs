@@ -84,12 +84,14 @@ impl Recording {
                 reported,
                 metered,
                 tools,
+                call,
             } => EventBody::UsageRecorded {
                 model: cut(model, NAME),
                 usage,
                 reported,
                 metered,
                 tools,
+                call,
             },
             EventBody::FilesChanged(mut files) => {
                 for file in &mut files {

@@ -48,6 +48,11 @@ impl Keyring {
         Client::connect_by(&self.dial, url, &self.credentials()).await
     }
 
+    /// A connection that is made when it is used.
+    pub fn connect_lazy(&self, url: &str) -> Result<Client, ConnectError> {
+        Client::connect_lazy_by(&self.dial, url, &self.credentials())
+    }
+
     /// The credentials of a new connection.
     #[must_use]
     pub fn credentials(&self) -> Credentials {

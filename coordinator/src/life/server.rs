@@ -13,6 +13,7 @@ use kage_proto::v1::context_service_server::ContextServiceServer;
 use kage_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use kage_proto::v1::event_service_server::EventServiceServer;
 use kage_proto::v1::fleet_service_server::FleetServiceServer;
+use kage_proto::v1::model_gate_service_server::ModelGateServiceServer;
 use kage_proto::v1::project_service_server::ProjectServiceServer;
 use kage_proto::v1::server_service_server::ServerServiceServer;
 use kage_proto::v1::task_service_server::TaskServiceServer;
@@ -34,6 +35,7 @@ use crate::services::enrollment::Enrollment;
 use crate::services::event::Events;
 use crate::services::fleet::Fleet;
 use crate::services::http as routes;
+use crate::services::model_gate::ModelGate;
 use crate::services::project::Projects;
 use crate::services::server::Server;
 use crate::services::task::Tasks;
@@ -60,6 +62,9 @@ pub(crate) async fn router(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let events = EventServiceServer::new(Events(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let gate = ModelGateServiceServer::new(ModelGate(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     // Space for a message is reserved before it arrives: for strangers, only for small ones.
@@ -93,6 +98,7 @@ pub(crate) async fn router(
         .add_service(fleet)
         .add_service(agents)
         .add_service(events)
+        .add_service(gate)
         .add_service(enrollment)
         .add_service(tokens)
         .add_service(checkpoints)

@@ -84,6 +84,7 @@ fn called() -> EventBody {
         reported: None,
         metered: true,
         tools: None,
+        call: None,
     }
 }
 

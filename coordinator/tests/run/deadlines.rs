@@ -83,6 +83,7 @@ async fn a_task_whose_agents_only_say_that_they_are_there_ends() {
         reported: None,
         metered: true,
         tools: None,
+        call: None,
     };
     idle.send_events(&first.key, 1, vec![used]).await;
     idle.acked(1).await;

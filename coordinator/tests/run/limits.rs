@@ -233,6 +233,7 @@ async fn output_has_an_end_and_absurd_usage_does_not_count() {
         reported: Some(PicoUsd(reported)),
         metered: true,
         tools: None,
+        call: None,
     };
     let events = vec![usage(u64::MAX, 1), usage(1, -5), usage(7, 3)];
     agent.send_events(&granted.key, 1, events).await;

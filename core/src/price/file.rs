@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use serde::Deserialize;
 
-use super::{Effort, PriceId, PriceRow, Thinking};
+use super::{Effort, LongPrices, PriceId, PriceRow, Thinking};
 use crate::id::Digest;
 use crate::time::Timestamp;
 use crate::usage::PicoUsd;
@@ -102,6 +102,9 @@ struct RowFile {
     thinking: Option<Thinking>,
     efforts: Option<Vec<Effort>>,
     long_context: Option<u64>,
+    long_input: Option<String>,
+    long_output: Option<String>,
+    long_cache_read: Option<String>,
     source: Option<String>,
 }
 
@@ -116,7 +119,7 @@ const USER: &str = "user";
 impl RowFile {
     fn id(&self) -> PriceId {
         let optional = |price: &Option<String>| price.clone().unwrap_or_default();
-        let figures = [
+        let mut figures = vec![
             self.input.clone(),
             self.output.clone(),
             optional(&self.cache_read),
@@ -124,6 +127,11 @@ impl RowFile {
             optional(&self.cache_write_1h),
             self.long_context.map_or_else(String::new, |limit| limit.to_string()),
         ];
+        // Rows without them keep the names that they had before there were any.
+        let long = [&self.long_input, &self.long_output, &self.long_cache_read];
+        if long.iter().any(|price| price.is_some()) {
+            figures.extend(long.map(optional));
+        }
         let digest = Digest::of(figures.join(" ").as_bytes());
         let from = self.from.as_deref().unwrap_or(ALWAYS);
         PriceId(format!("{}@{from}#{}", self.model, &digest.as_str()[..DIGITS]))
@@ -161,6 +169,11 @@ impl RowFile {
             thinking: self.thinking,
             efforts: self.efforts,
             long_context: self.long_context,
+            long_prices: LongPrices {
+                input: optional("long_input", self.long_input.as_ref())?,
+                output: optional("long_output", self.long_output.as_ref())?,
+                cache_read: optional("long_cache_read", self.long_cache_read.as_ref())?,
+            },
             source: self.source.unwrap_or_else(|| USER.to_owned()),
         };
         Ok((model, row))

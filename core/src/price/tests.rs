@@ -148,6 +148,7 @@ fn metered<'a>(model: &'a str, usage: &'a Usage) -> Used<'a> {
         usage,
         reported: None,
         metered: true,
+        call: Some(CallEnd::Whole),
     }
 }
 
@@ -339,6 +340,7 @@ fn a_program_s_own_report_counts_when_nothing_is_metered() {
             usage: &usage(2, 0, 0, 0, 0),
             reported: reported.map(PicoUsd),
             metered,
+            call: metered.then_some(CallEnd::Whole),
         };
         let money = Money {
             amount: amount.map(PicoUsd),

@@ -104,6 +104,7 @@ fn spent(mut session: Session, model: &str, output: u64, metered: bool, reported
         reported: reported.map(PicoUsd),
         metered,
         tools: None,
+        call: None,
     };
     let event = Event {
         seq: 1,

@@ -3,6 +3,7 @@
 use kage_core::event::{AttemptOutcome, ChangeKind, Event, EventBody, FileChange, OutputStream, Phase};
 use kage_core::usage::{PicoUsd, Usage};
 
+use super::call;
 use super::time::{duration, span, stamp, time};
 use super::{InvalidField, enumerated, parse, required, unspecified};
 use crate::v1;
@@ -136,12 +137,14 @@ impl From<EventBody> for Body {
                 reported,
                 metered,
                 tools,
+                call,
             } => Self::UsageRecorded(v1::UsageRecorded {
                 model,
                 usage: Some(usage.into()),
                 reported_pico: reported.map(|amount| amount.0),
                 metered,
                 tools: tools.map(Into::into),
+                call: call.map(Into::into),
             }),
             EventBody::CallRetried {
                 failure,
@@ -193,6 +196,7 @@ impl TryFrom<Body> for EventBody {
                 reported: recorded.reported_pico.filter(|pico| *pico >= 0).map(PicoUsd),
                 metered: recorded.metered,
                 tools: recorded.tools.map(Into::into),
+                call: recorded.call.and_then(call::call_ref),
             },
             Body::CallRetried(retried) => Self::CallRetried {
                 failure: required("failure", retried.failure)?.into(),
@@ -232,7 +236,7 @@ impl TryFrom<Body> for EventBody {
     }
 }
 
-fn plausible(usage: Usage) -> Usage {
+pub(super) fn plausible(usage: Usage) -> Usage {
     if usage.is_plausible() { usage } else { Usage::UNKNOWN }
 }
 
@@ -264,10 +268,11 @@ impl TryFrom<v1::Event> for Event {
 mod tests {
     use std::time::Duration;
 
+    use kage_core::call::{CallEnd, CallRef};
     use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint};
     use kage_core::event::{DiffStat, LargeFile, ResultCommit, Verdict, VerdictKind};
     use kage_core::failure::{Failure, FailureKind};
-    use kage_core::id::Digest;
+    use kage_core::id::{CallId, Digest};
     use kage_core::left_out::{LeftOut, LeftOutReason};
     use kage_core::time::Timestamp;
     use kage_core::usage::Unreported;
@@ -320,6 +325,12 @@ mod tests {
                 reported: Some(PicoUsd(7)),
                 metered: true,
                 tools: Some(["bash", "edit", "bash"].into_iter().collect()),
+                call: Some(CallRef {
+                    id: CallId::from_random(5),
+                    account: "openai/0123456789ab".parse().unwrap(),
+                    end: CallEnd::Cut,
+                    request: Some("req_1".to_owned()),
+                }),
             },
             EventBody::CallRetried {
                 failure: failure.clone(),

@@ -60,6 +60,7 @@ impl BenchAdapter {
                     reported: None,
                     metered: false,
                     tools: None,
+                    call: None,
                 };
                 reporter.event(used).await?;
             }

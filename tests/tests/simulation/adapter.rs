@@ -191,6 +191,7 @@ impl Play {
             reported: None,
             metered: false,
             tools: None,
+            call: None,
         };
         self.reporter.event(used).await
     }

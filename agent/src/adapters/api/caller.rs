@@ -7,22 +7,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
+use kage_core::call::{AccountName, Ask, CallEnd, MAX_REQUEST_ID, OutputBounds, Prefix, RateTold, Spent};
 use kage_core::cause::causes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::failure_table::parse_retry_after;
 use kage_core::id::AdapterName;
 use kage_core::usage::{PicoUsd, Usage};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use tokio::time::Instant;
 
 use super::CallRules;
-use super::answer::{Answer, Draft, Earlier, MAX_ANSWER, Progress};
+use super::answer::{Answer, Draft, Earlier, MAX_ANSWER, Progress, Stop};
 use super::frames::{Frames, Opening, opening};
 use super::halt::{Halt, thawed};
 use super::wire::{Refusal, Wire};
 use crate::adapters::local_time;
 use crate::adapters::port::{Reporter, ReporterClosed};
+use crate::calls::{Calls, Granted, asked_wait, told};
 use crate::process::Control;
 
 /// The longest wait within a call. The task's recovery handles longer waits.
@@ -76,7 +77,21 @@ pub(super) struct Caller {
     /// its business. Pings are life to the watchdog, so their limit is a multiple of this.
     pub(super) idle: Duration,
     pub(super) rules: CallRules,
+    /// What every call goes through.
+    pub(super) calls: Calls,
+    /// The account that pays.
+    pub(super) account: AccountName,
+    /// What other sessions send too, until the first call was answered.
+    pub(super) prefix: Option<Prefix>,
+    /// The last answer was cut at its limit of tokens.
+    pub(super) was_cut: bool,
 }
+
+/// Writes a request whose answer may have so many tokens.
+pub(super) type Body<'a> = &'a (dyn Fn(NonZeroU32) -> Result<Vec<u8>, Halt> + Sync);
+
+/// Tokens that a provider may add to a prompt, for tools for instance, besides what the request says.
+const ADDED: u64 = 1_024;
 
 /// Whether the same call may succeed a little later.
 fn passes(kind: FailureKind) -> bool {
@@ -119,32 +134,52 @@ fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) 
 }
 
 impl Caller {
-    /// Makes the call, again where that may help.
-    pub(super) async fn call(&mut self, body: Vec<u8>, reporter: &Reporter, control: &Control) -> Result<Answer, Halt> {
-        let body = Bytes::from(body);
+    /// Makes the call, again where that may help. `most`: the tokens that its answer may have.
+    pub(super) async fn call(
+        &mut self,
+        body: Body<'_>,
+        most: NonZeroU32,
+        reporter: &Reporter,
+        control: &Control,
+    ) -> Result<Answer, Halt> {
+        let usual = Bytes::from(body(most)?);
         let mut attempt = 1;
         let mut odd = 0;
         loop {
+            let granted = tokio::select! {
+                biased;
+                () = control.stop.cancelled() => return Err(Halt::Stopped),
+                granted = self.granted(usual.len(), most, reporter) => granted?,
+            };
+            thawed(&mut control.frozen.clone(), &control.stop).await?;
+            let limit = granted.output();
+            let body = if limit == most {
+                usual.clone()
+            } else {
+                Bytes::from(body(limit)?)
+            };
             let mut draft = Draft::of(body.len(), self.context);
             draft.before = self.before;
+            let mut heard = Heard::default();
             let end = tokio::select! {
                 biased;
                 () = control.stop.cancelled() => Err(Halt::Stopped),
-                end = self.once(body.clone(), &mut draft, reporter) => end,
+                end = self.once(body, &mut draft, &mut heard, &granted, reporter) => end,
             };
-            let whole = matches!(end, Ok(CallEnd::Whole));
-            self.bill(&draft, whole, reporter).await?;
+            self.settle(granted, &draft, &heard, &end, reporter).await?;
             let failure = match end? {
-                CallEnd::Whole => {
+                Ended::Whole => {
                     self.before = Earlier::of(&draft);
+                    self.prefix = None;
                     let mut answer = (self.wire.finish)(draft);
+                    self.was_cut = answer.stop == Stop::Cut;
                     if answer.usage.is_zero() {
                         answer.usage = Usage::UNKNOWN;
                     }
                     return Ok(answer);
                 }
-                CallEnd::Failed(failure) => failure,
-                CallEnd::NoStream(failure) => {
+                Ended::Failed(failure) | Ended::Refused(failure) => failure,
+                Ended::NoStream(failure) => {
                     odd += 1;
                     failure
                 }
@@ -173,8 +208,62 @@ impl Caller {
         }
     }
 
+    /// Waits until a request of so many bytes may be made. What it waits for is shown once.
+    async fn granted(&self, bytes: usize, most: NonZeroU32, reporter: &Reporter) -> Result<Granted, Halt> {
+        let ask = Ask {
+            account: self.account.clone(),
+            model: self.as_priced(&self.model),
+            free: self.free,
+            prefix: self.prefix.clone(),
+            input: self.input_bound(bytes as u64),
+            output: OutputBounds::of(most, self.was_cut),
+        };
+        // Reasons are shown by the future beside the one that waits.
+        let (tell, mut reasons) = tokio::sync::watch::channel(String::new());
+        let asking = self.calls.reserve(ask, |reason| {
+            reporter.alive();
+            tell.send_if_modified(|last| {
+                let is_new = last.as_str() != reason;
+                if is_new {
+                    reason.clone_into(last);
+                }
+                is_new
+            });
+        });
+        tokio::pin!(asking);
+        loop {
+            tokio::select! {
+                biased;
+                granted = &mut asking => return granted.map_err(|refused| Halt::Failed(refused.into())),
+                Ok(()) = reasons.changed() => {
+                    let reason = reasons.borrow_and_update().clone();
+                    reporter.event(EventBody::Activity(format!("waits: {reason}"))).await?;
+                }
+            }
+        }
+    }
+
+    /// Tokens that the input of a request has at most: those of the last one, as they were counted, and a
+    /// token for each byte that came since.
+    fn input_bound(&self, bytes: u64) -> u64 {
+        match self.before {
+            None => bytes.saturating_add(ADDED),
+            Some(before) => before
+                .tokens
+                .saturating_add(bytes.saturating_sub(before.sent))
+                .min(bytes.saturating_add(ADDED)),
+        }
+    }
+
     /// Makes the call once. The kind of a failure says whether a repetition may help.
-    async fn once(&self, body: Bytes, draft: &mut Draft, reporter: &Reporter) -> Result<CallEnd, Halt> {
+    async fn once(
+        &self,
+        body: Bytes,
+        draft: &mut Draft,
+        heard: &mut Heard,
+        granted: &Granted,
+        reporter: &Reporter,
+    ) -> Result<Ended, Halt> {
         let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
         for (name, value) in &self.headers {
             request = request.header(name, value);
@@ -182,10 +271,13 @@ impl Caller {
         let request = request.body(body);
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Ok(CallEnd::Failed(network(&error))),
+            // What never went out costs nothing; what went out and was not answered may be on a bill.
+            Err(error) if error.is_connect() || error.is_builder() => return Ok(Ended::Refused(network(&error))),
+            Err(error) => return Ok(Ended::Failed(network(&error))),
         };
+        heard.of(response.headers());
         if !response.status().is_success() {
-            return Ok(CallEnd::Failed(self.refusal(response).await));
+            return Ok(Ended::Refused(self.refusal(response).await));
         }
         let mut bytes = Box::pin(response.bytes_stream());
         // What the body is shows in the body; its headers may be a proxy's.
@@ -196,15 +288,16 @@ impl Caller {
             }
             match bytes.next().await {
                 Some(Ok(more)) => head.extend_from_slice(&more),
-                Some(Err(error)) => return Ok(CallEnd::Failed(cut(&error))),
+                Some(Err(error)) => return Ok(Ended::Failed(cut(&error))),
                 None => break Opening::Frames,
             }
         };
+        granted.started(heard.rates.clone());
         let mut bytes = stream::iter([Ok(Bytes::from(head))]).chain(bytes);
         let most = match is {
             Opening::Frames => {
                 let failure = self.read(bytes, draft, reporter).await?;
-                return Ok(failure.map_or(CallEnd::Whole, CallEnd::Failed));
+                return Ok(failure.map_or(Ended::Whole, Ended::Failed));
             }
             Opening::Json => MAX_ANSWER,
             Opening::Page => ERROR_BODY,
@@ -213,7 +306,7 @@ impl Caller {
         while let Some(more) = bytes.next().await {
             match more {
                 Ok(more) => body.extend_from_slice(&more),
-                Err(error) => return Ok(CallEnd::Failed(cut(&error))),
+                Err(error) => return Ok(Ended::Failed(cut(&error))),
             }
             reporter.alive();
             if body.len() > most {
@@ -224,28 +317,28 @@ impl Caller {
     }
 
     /// Reads a successful answer that is no stream: a whole answer, an error, or neither.
-    async fn no_stream(&self, draft: &mut Draft, body: &[u8], reporter: &Reporter) -> Result<CallEnd, Halt> {
+    async fn no_stream(&self, draft: &mut Draft, body: &[u8], reporter: &Reporter) -> Result<Ended, Halt> {
         match (self.wire.whole)(draft, body) {
-            Some(Progress::Failed(failure)) => return Ok(CallEnd::NoStream(failure)),
+            Some(Progress::Failed(failure)) => return Ok(Ended::NoStream(failure)),
             Some(_) => {
                 let words = (self.wire.finish)(draft.clone()).words;
                 if !words.is_empty() {
                     let words = Bytes::from(format!("{words}\n"));
                     reporter.output(OutputStream::Stdout, words).await?;
                 }
-                return Ok(CallEnd::Whole);
+                return Ok(Ended::Whole);
             }
             None => {}
         }
         if let Some(refusal) = (self.wire.refusal)(body) {
-            return Ok(CallEnd::NoStream(refusal.classify(Some(200), None, Some(local_time()))));
+            return Ok(Ended::NoStream(refusal.classify(Some(200), None, Some(local_time()))));
         }
         let words = crate::process::excerpt::one_line(&String::from_utf8_lossy(body), 200);
         let name = &self.name;
         let text = format!(
             "no model answered at this address ([adapter.{name}] base_url), but something else did, with HTTP 200: {words}"
         );
-        Ok(CallEnd::NoStream(Failure::new(FailureKind::Network, text)))
+        Ok(Ended::NoStream(Failure::new(FailureKind::Network, text)))
     }
 
     /// Reads the stream to its end. `None` = the message is whole.
@@ -311,11 +404,7 @@ impl Caller {
     async fn refusal(&self, mut response: reqwest::Response) -> Failure {
         let status = response.status().as_u16();
         let heard = local_time();
-        let asked = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
-        let asked = asked.and_then(|value| parse_retry_after(value, heard.now));
+        let asked = asked_wait(response.headers(), heard.now);
         let mut body = Vec::new();
         while let Ok(Ok(Some(chunk))) = tokio::time::timeout(ERROR_WAIT, response.chunk()).await {
             body.extend_from_slice(&chunk);
@@ -331,43 +420,109 @@ impl Caller {
         refusal.classify(Some(status), asked, Some(heard))
     }
 
-    /// The model as it is priced.
-    fn priced(&self, draft: &Draft) -> String {
+    /// A model as it is priced.
+    fn as_priced(&self, model: &str) -> String {
+        match &self.seller {
+            None => model.to_owned(),
+            Some(seller) => format!("{seller}/{model}"),
+        }
+    }
+
+    /// Tells what a call used. Providers bill cut and abandoned answers too, so what came of one counts. An
+    /// answer without a count has used nobody knows how much, which is not nothing. Only a whole answer
+    /// calls tools.
+    async fn settle(
+        &self,
+        granted: Granted,
+        draft: &Draft,
+        heard: &Heard,
+        end: &Result<Ended, Halt>,
+        reporter: &Reporter,
+    ) -> Result<(), ReporterClosed> {
+        let end = match end {
+            Ok(Ended::Whole) => CallEnd::Whole,
+            _ if draft.began() => CallEnd::Cut,
+            Ok(Ended::Refused(failure)) => {
+                let rates = RateTold {
+                    retry_after: failure.retry_after,
+                    ..heard.rates.clone()
+                };
+                granted.release(&rates);
+                return Ok(());
+            }
+            // Something else than a model answered.
+            Ok(Ended::NoStream(_)) => {
+                granted.release(&heard.rates);
+                return Ok(());
+            }
+            // Whether the provider works on it and bills it, nobody knows.
+            Ok(Ended::Failed(_)) | Err(_) => {
+                drop(granted);
+                return Ok(());
+            }
+        };
         let model = if draft.model.is_empty() {
             &self.model
         } else {
             &draft.model
         };
-        match &self.seller {
-            None => model.clone(),
-            Some(seller) => format!("{seller}/{model}"),
-        }
-    }
-
-    /// Reports the cost of an answer as far as it was received: the provider bills cut and abandoned
-    /// answers too. One without a count has used nobody knows how much, which is not nothing. Only a
-    /// whole answer calls tools.
-    async fn bill(&self, draft: &Draft, whole: bool, reporter: &Reporter) -> Result<(), ReporterClosed> {
-        if !whole && !draft.began() {
-            return Ok(());
-        }
+        let spent = Spent {
+            model: self.as_priced(model),
+            usage: if draft.usage.is_zero() {
+                Usage::UNKNOWN
+            } else {
+                draft.usage
+            },
+            end,
+            request: heard
+                .request
+                .clone()
+                .or_else(|| Some(draft.id.clone()).filter(|id| !id.is_empty())),
+        };
+        let (model, usage) = (spent.model.clone(), spent.usage);
+        let call = granted.commit(spent, &heard.rates);
+        let whole = end == CallEnd::Whole;
         let calls = draft.calls.values().filter(|_| whole);
-        let told = !draft.usage.is_zero();
-        let usage = EventBody::UsageRecorded {
-            model: self.priced(draft),
-            usage: if told { draft.usage } else { Usage::UNKNOWN },
+        let used = EventBody::UsageRecorded {
+            model,
+            usage,
             reported: self.free.then_some(PicoUsd(0)),
             metered: true,
             tools: Some(calls.map(|call| call.name.as_str()).collect()),
+            call: Some(call),
         };
-        reporter.event(usage).await
+        reporter.event(used).await
+    }
+}
+
+/// What the headers of an answer said.
+#[derive(Debug, Default)]
+struct Heard {
+    rates: RateTold,
+    /// The provider's own id of the request.
+    request: Option<String>,
+}
+
+impl Heard {
+    fn of(&mut self, headers: &HeaderMap) {
+        self.rates = told(headers, local_time().now);
+        let id = ["request-id", "x-request-id"]
+            .iter()
+            .find_map(|name| headers.get(*name));
+        let id = id
+            .and_then(|id| id.to_str().ok())
+            .filter(|id| id.len() <= MAX_REQUEST_ID);
+        self.request = id.map(str::to_owned);
     }
 }
 
 /// How one call ended.
-enum CallEnd {
+enum Ended {
     Whole,
+    /// It broke off, at whatever point.
     Failed(Failure),
+    /// It did not go out, or the provider refused it.
+    Refused(Failure),
     /// It succeeded, with something else than the stream of an answer.
     NoStream(Failure),
 }

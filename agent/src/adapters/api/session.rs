@@ -102,8 +102,7 @@ impl Session {
     /// Calls the model. Where images may be why that was refused, it is called once more without them: one
     /// that the provider does not take would end every further call too.
     async fn call(&mut self) -> Result<Answer, Halt> {
-        let body = self.request()?;
-        let failure = match self.caller.call(body, &self.reporter, &self.control).await {
+        let failure = match self.call_once().await {
             Err(Halt::Failed(failure)) => failure,
             end => return end,
         };
@@ -113,25 +112,33 @@ impl Session {
         }
         let words = format!("the model is no longer shown images: {}", failure.message);
         self.reporter.event(EventBody::Warning(words)).await?;
-        let body = self.request()?;
-        self.caller.call(body, &self.reporter, &self.control).await
+        self.call_once().await
     }
 
-    /// The body of the next call.
-    fn request(&self) -> Result<Vec<u8>, Halt> {
+    async fn call_once(&mut self) -> Result<Answer, Halt> {
         let wire = self.caller.wire;
-        let request = Request {
-            asked: &self.asked,
-            task: &self.task,
-            tools: &self.tool_definitions,
-            system: &self.system,
-            turns: self.conversation.turns(),
+        // The body of the call, for an answer of so many tokens.
+        let body = |limit: NonZeroU32| {
+            let lower = (limit < self.asked.max_output).then(|| Asked {
+                max_output: limit,
+                output_is_known: true,
+                ..self.asked.clone()
+            });
+            let request = Request {
+                asked: lower.as_ref().unwrap_or(&self.asked),
+                task: &self.task,
+                tools: &self.tool_definitions,
+                system: &self.system,
+                turns: self.conversation.turns(),
+            };
+            let body = (wire.body)(&request);
+            match (wire.too_large)(&request, &body) {
+                None => Ok(body),
+                Some(failure) => Err(Halt::Failed(failure)),
+            }
         };
-        let body = (wire.body)(&request);
-        match (wire.too_large)(&request, &body) {
-            None => Ok(body),
-            Some(failure) => Err(Halt::Failed(failure)),
-        }
+        let most = self.asked.max_output;
+        self.caller.call(&body, most, &self.reporter, &self.control).await
     }
 
     /// Handles an answer. Its calls always run, whatever the stop reason says: a call without a

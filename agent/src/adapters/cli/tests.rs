@@ -319,6 +319,7 @@ async fn a_script_works_in_the_worktree_with_exactly_its_environment() {
         reported: None,
         metered: false,
         tools: None,
+        call: None,
     };
     assert_eq!(
         told.events.last(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::call::CallEnd;
 use crate::usage::{Unreported, UsageClass};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
@@ -55,6 +56,7 @@ fn accept(entries: &mut Vec<ModelUsage>, told: &Told, prices: &PriceTable, now: 
         usage: &told.usage,
         reported: told.reported.map(PicoUsd),
         metered: told.metered,
+        call: told.metered.then_some(CallEnd::Whole),
     };
     add(entries, used, prices, now);
 }

@@ -180,6 +180,7 @@ impl Run {
                     reported: cost.map(|cost| PicoUsd(cost.0.saturating_sub(before.1.unwrap_or_default().0).max(0))),
                     metered: false,
                     tools: Some(std::mem::take(&mut self.tools)),
+                    call: None,
                 }));
             }
         }
@@ -211,6 +212,7 @@ impl Run {
                 metered: false,
                 // The first event has all of them.
                 tools: Some(std::mem::take(&mut tools)),
+                call: None,
             })
         };
         models.map(event).collect()

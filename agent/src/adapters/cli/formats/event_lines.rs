@@ -196,5 +196,6 @@ pub(super) fn used(model: &str, usage: Usage, reported: Option<PicoUsd>, tools: 
         reported,
         metered: false,
         tools: Some(tools),
+        call: None,
     })
 }

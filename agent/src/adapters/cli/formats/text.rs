@@ -78,6 +78,7 @@ impl Reader for Text {
             reported: None,
             metered: false,
             tools: None,
+            call: None,
         })]
     }
 

@@ -101,6 +101,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
             reported: Some(PicoUsd(1234)),
             metered: true,
             tools: None,
+            call: None,
         },
         EventBody::CallRetried {
             failure: limited(),

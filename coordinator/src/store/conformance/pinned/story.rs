@@ -53,6 +53,7 @@ fn bodies() -> Vec<EventBody> {
             reported: Some(PicoUsd(7)),
             metered: true,
             tools: None,
+            call: None,
         },
         EventBody::CallRetried {
             failure,

@@ -62,6 +62,7 @@ fn called() -> EventBody {
         reported: None,
         metered: true,
         tools: None,
+        call: None,
     }
 }
 

@@ -93,6 +93,7 @@ pub(in crate::store::conformance) async fn usage_keeps_the_price_of_when_it_was_
             reported: None,
             metered: true,
             tools: None,
+            call: None,
         };
         let append = AppendEvents {
             prices: Arc::new(PriceTable::parse(&row).unwrap()),
@@ -127,6 +128,7 @@ pub(in crate::store::conformance) async fn usage_and_activity_add_up(store: Stor
             reported: Some(PicoUsd(pico)),
             metered: true,
             tools: None,
+            call: None,
         };
         event(seq, body)
     };

@@ -44,6 +44,7 @@ fn used(seq: u64, model: &str, output: u64) -> Event {
         reported: Some(PicoUsd(1)),
         metered: true,
         tools: None,
+        call: None,
     };
     event(seq, body)
 }

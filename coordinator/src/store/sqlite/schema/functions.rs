@@ -52,6 +52,8 @@ fn priced(prices: &PriceTable, values: &Context<'_>) -> Result<String> {
             usage: &entry.usage,
             reported: entry.reported,
             metered: entry.metered,
+            // It is the sum of a session.
+            call: None,
         };
         let charge = prices.charge(used, at);
         if let Some(entry) = value.as_object_mut() {

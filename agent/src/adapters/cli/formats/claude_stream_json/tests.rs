@@ -67,6 +67,7 @@ fn a_good_run_is_told_event_by_event() {
                 reported: Some(PicoUsd(90_874_500_000)),
                 metered: false,
                 tools: Some(["Write"].into_iter().collect()),
+                call: None,
             },
         ]
     );

@@ -1,0 +1,242 @@
+//! The coordinator's gate over gRPC. Questions wait for the answer, for as long as the attempt lives; what is
+//! told goes out beside the call, a few times if it must, in tasks that the agent keeps.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use kage_core::call::{Ask, RateTold, Spent};
+use kage_core::failure::FailureKind;
+use kage_core::id::CallId;
+use kage_proto::client::{Client, ConnectError};
+use kage_proto::convert::agent::AttemptKey;
+use kage_proto::convert::call as wire;
+use kage_proto::convert::time::duration;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+use kage_proto::v1::reserve_response::Answer;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{CallRefused, Granted};
+use crate::backoff::Backoff;
+use crate::ports::Random;
+
+/// How long one question waits for its answer; the coordinator answers earlier that it has to wait.
+const ANSWER: Duration = Duration::from_secs(30);
+/// The shortest and the longest wait between two questions.
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long it is tried to tell of a call. The event of it comes in any case.
+const TELLING: Duration = Duration::from_secs(60);
+
+/// Makes a connection with the newest credentials, which connects when it is used.
+pub type Connect = Arc<dyn Fn() -> Result<Client, ConnectError> + Send + Sync>;
+
+/// A call that is being answered.
+type Answering<T> = BoxFuture<'static, Result<T, tonic::Status>>;
+
+/// The agent's side of the gate, shared by its attempts.
+#[derive(Clone)]
+pub struct GateClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connect: Connect,
+    /// The connection that worked last.
+    client: Mutex<Option<Client>>,
+    random: Random,
+    telling: TaskTracker,
+    /// Cancelled when the agent ends.
+    end: CancellationToken,
+}
+
+impl fmt::Debug for GateClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GateClient").finish_non_exhaustive()
+    }
+}
+
+impl GateClient {
+    /// `telling` gets the tasks that tell of calls; they end with `end`.
+    #[must_use]
+    pub fn new(connect: Connect, random: Random, telling: TaskTracker, end: CancellationToken) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                connect,
+                client: Mutex::new(None),
+                random,
+                telling,
+                end,
+            }),
+        }
+    }
+
+    /// The gate as an attempt uses it.
+    #[must_use]
+    pub fn of(&self, key: AttemptKey) -> Gate {
+        Gate {
+            client: self.clone(),
+            key,
+        }
+    }
+
+    fn connected(&self) -> Result<Client, ApiError> {
+        let mut kept = self.shared.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*kept {
+            return Ok(client.clone());
+        }
+        let client = (self.shared.connect)().map_err(|error| ApiError::Unavailable {
+            message: error.to_string(),
+            retry: None,
+        })?;
+        *kept = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The next call connects anew, with the credentials of then.
+    fn broken(&self) {
+        *self.shared.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Makes a call once, in bounded time.
+    async fn once<T>(&self, call: impl FnOnce(Client) -> Answering<T> + Send) -> Result<T, ApiError> {
+        let client = self.connected()?;
+        let silent = || ApiError::Unavailable {
+            message: "the coordinator does not answer".to_owned(),
+            retry: None,
+        };
+        let answer = match tokio::time::timeout(ANSWER, call(client)).await {
+            Ok(answer) => answer.map_err(ApiError::from),
+            Err(_) => Err(silent()),
+        };
+        if let Err(ApiError::Unavailable { .. } | ApiError::Unauthenticated) = &answer {
+            self.broken();
+        }
+        answer
+    }
+
+    /// Repeats a call in a task of its own until it is answered.
+    fn tell(&self, call: impl Fn(Client) -> Answering<()> + Send + Sync + 'static) {
+        let this = self.clone();
+        let telling = async move {
+            let mut backoff = Backoff::default();
+            loop {
+                match this.once(&call).await {
+                    Ok(()) => return,
+                    Err(error) if may_pass(&error) => {
+                        tracing::debug!(%error, "a call is not told yet");
+                    }
+                    Err(error) => return tracing::debug!(%error, "a call is not told"),
+                }
+                tokio::time::sleep(backoff.next(&this.shared.random)).await;
+            }
+        };
+        let end = self.shared.end.clone();
+        self.shared.telling.spawn(async move {
+            // What was not told by then counts by its event, or whole.
+            let _told = end.run_until_cancelled(tokio::time::timeout(TELLING, telling)).await;
+        });
+    }
+}
+
+/// Whether the coordinator may answer the same call later.
+fn may_pass(error: &ApiError) -> bool {
+    error.is_transient() || matches!(error, ApiError::Internal { .. } | ApiError::Unauthenticated)
+}
+
+/// The gate of one attempt.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    client: GateClient,
+    key: AttemptKey,
+}
+
+impl Gate {
+    pub(super) async fn reserve(&self, ask: Ask, mut waits: impl FnMut(&str) + Send) -> Result<Granted, CallRefused> {
+        let id = CallId::from_random((self.client.shared.random)());
+        let request = wire::reserve(self.key.clone(), id, ask.clone());
+        let mut backoff = Backoff::default();
+        let most = ask.output.most;
+        let granted = move |output, gate| Granted { id, ask, output, gate };
+        loop {
+            let request = request.clone();
+            let asking = |client: Client| -> Answering<_> {
+                Box::pin(async move { client.model_gate().reserve(request).await })
+            };
+            match self.client.once(asking).await.map(|answer| answer.into_inner().answer) {
+                Ok(Some(Answer::Granted(v1::ReserveGranted { output_limit, .. }))) => {
+                    let output = NonZeroU32::new(output_limit).map_or(most, |limit| limit.min(most));
+                    return Ok(granted(output, Some(self.clone())));
+                }
+                Ok(Some(Answer::Wait(wait))) => {
+                    backoff.reset();
+                    waits(&wait.reason);
+                    let after = wait.retry_after.map(duration).unwrap_or_default();
+                    tokio::time::sleep(after.clamp(SHORTEST, LONGEST)).await;
+                }
+                Ok(Some(Answer::Refused(refused))) => {
+                    let kind = match v1::FailureKind::try_from(refused.kind) {
+                        Ok(v1::FailureKind::BudgetExceeded) => FailureKind::BudgetExceeded,
+                        _ => FailureKind::Cancelled,
+                    };
+                    let reason = refused.reason;
+                    return Err(CallRefused { kind, reason });
+                }
+                // A newer coordinator has an answer that this agent does not know.
+                Ok(None) => {
+                    waits("the coordinator's answer is not known here; update this agent");
+                    tokio::time::sleep(LONGEST).await;
+                }
+                // An older one has no gate, and limits nothing.
+                Err(ApiError::Unimplemented { .. }) => return Ok(granted(most, None)),
+                Err(error) if may_pass(&error) => {
+                    tracing::debug!(%error, "a call waits for the coordinator");
+                    waits("the coordinator cannot be reached, and without it no call is made");
+                    tokio::time::sleep(backoff.next(&self.client.shared.random)).await;
+                }
+                Err(error) => {
+                    return Err(CallRefused {
+                        kind: FailureKind::Unknown,
+                        reason: format!("the coordinator does not let the model be called: {error}"),
+                    });
+                }
+            }
+        }
+    }
+
+    pub(super) fn started(&self, call: CallId, told: &RateTold) {
+        let request = v1::StartedRequest {
+            key: Some(self.key.clone().into()),
+            call_id: call.to_string(),
+            limits: wire::limits(told),
+        };
+        self.client.tell(move |client| {
+            let request = request.clone();
+            Box::pin(async move { client.model_gate().started(request).await.map(drop) })
+        });
+    }
+
+    pub(super) fn commit(&self, call: CallId, spent: Spent, told: &RateTold) {
+        let request = wire::commit(self.key.clone(), call, spent, told);
+        self.client.tell(move |client| {
+            let request = request.clone();
+            Box::pin(async move { client.model_gate().commit(request).await.map(drop) })
+        });
+    }
+
+    pub(super) fn release(&self, call: CallId, told: &RateTold) {
+        let request = v1::ReleaseRequest {
+            key: Some(self.key.clone().into()),
+            call_id: call.to_string(),
+            limits: wire::limits(told),
+        };
+        self.client.tell(move |client| {
+            let request = request.clone();
+            Box::pin(async move { client.model_gate().release(request).await.map(drop) })
+        });
+    }
+}
