@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::context::{Context, NotOverridden, Patch, divide, merge};
+use crate::context::{Context, Delta, DeltaMismatch, NotOverridden, divide};
 use crate::json::{Json, JsonPointer, Members};
 
 /// A rendered prompt in its two parts. A model reads `shared`, then `own`.
@@ -24,22 +24,33 @@ pub struct Prompt {
 /// cache at all.
 pub const OPENING: &str = "What follows is for this session alone.\n\n";
 
+/// Why the contexts of a task make no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContextsDisagree {
+    /// The delta was made for another base.
+    #[error(transparent)]
+    Delta(#[from] DeltaMismatch),
+    /// The delta changes what is shared.
+    #[error(transparent)]
+    Shared(#[from] NotOverridden),
+}
+
 /// Renders a task's prompt with a session's context.
 ///
 /// `base` and `overridden` are the task's, `delta` is the session's. `shared` depends on
 /// the former two only.
 ///
 /// # Errors
-/// When the delta changes a member of the base that is not listed as overridden.
+/// When the delta does not fit the base, or changes a member of it that is not listed as overridden.
 pub fn render(
     task: &str,
     base: Option<&Context>,
-    delta: Option<&Patch>,
+    delta: Option<&Delta>,
     overridden: &[JsonPointer],
-) -> Result<Prompt, NotOverridden> {
+) -> Result<Prompt, ContextsDisagree> {
     let nothing = Context::default();
     let base = base.unwrap_or(&nothing);
-    let context = delta.map_or_else(|| base.clone(), |delta| merge(base, delta));
+    let context = delta.map_or_else(|| Ok(base.clone()), |delta| delta.apply(base))?;
     let divided = divide(base, &context, overridden)?;
 
     let mut shared = String::new();
@@ -181,7 +192,7 @@ Do it.
         assert_eq!(prompt.shared, "");
         assert_eq!(prompt.own, format!("{OPENING}# Task\n\nFix the build."));
         // Without common members, a session's context is all its own.
-        let delta = Patch::parse(br#"{"a":"x"}"#).unwrap();
+        let delta = Delta::parse(br#"{"a":"x"}"#).unwrap();
         let prompt = render("t", None, Some(&delta), &[]).unwrap();
         assert_eq!(prompt.shared, "");
         assert!(
@@ -194,9 +205,10 @@ Do it.
     #[test]
     fn refuses_an_unlisted_override() {
         let base = context(r#"{"a":"x"}"#);
-        let delta = Patch::parse(br#"{"a":"y"}"#).unwrap();
+        let delta = Delta::parse(br#"{"a":"y"}"#).unwrap();
         let refused = render("t", Some(&base), Some(&delta), &[]);
-        assert_eq!(refused, Err(NotOverridden("/a".parse().unwrap())));
+        let shared = NotOverridden("/a".parse().unwrap());
+        assert_eq!(refused, Err(ContextsDisagree::Shared(shared)));
     }
 
     /// Replaces every leaf by a string that no other place and no other value has.

@@ -56,7 +56,7 @@ pub struct Assignment {
     pub adapter: AdapterName,
     /// `None`: the adapter's default.
     pub model: Option<String>,
-    /// RFC 7396 merge patch over the base context, as JSON text.
+    /// What makes its context of the base, as JSON text (see [`Delta`](crate::context::Delta)).
     pub context_delta: Option<String>,
     /// Labels the agent must have besides the task's.
     pub requirements: Labels,

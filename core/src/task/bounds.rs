@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{InvalidEnvironment, Labels, MAX_ENVIRONMENT_BYTES, MAX_EXCLUDES_BYTES, TaskSpec};
-use crate::context::{InvalidContext, Patch, overridden};
+use crate::context::{Delta, InvalidContext, overridden};
 use crate::fallback::MAX_FALLBACKS;
 use crate::id::SessionName;
 use crate::pattern::Patterns;
@@ -199,7 +199,7 @@ impl TaskSpec {
             } else if delta.len() > MAX_DELTA_BYTES {
                 found.at_most(field, "a context delta", delta.len(), MAX_DELTA_BYTES);
             } else {
-                match Patch::parse(delta.as_bytes()) {
+                match Delta::parse(delta.as_bytes()) {
                     Ok(delta) => deltas.push(delta),
                     Err(problem) => {
                         let session = assignment.name.clone();
