@@ -186,6 +186,22 @@ pub struct Compare {
     /// Print a Markdown table, for a pull request.
     #[arg(long)]
     pub markdown: bool,
+    /// Compare adapters or models instead: how often they succeed, what they use, cost and take.
+    #[arg(long, value_enum)]
+    pub by: Option<By>,
+    /// With --by: over all tasks of the project that were created in this time, such as 36h or 720h.
+    #[arg(long, value_name = "TIME", value_parser = time::limit, requires = "by", conflicts_with = "task")]
+    pub since: Option<Duration>,
+}
+
+/// What sessions are compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// By their last adapter.
+    Adapter,
+    /// By the model that was asked for, or else the one that wrote the most.
+    Model,
 }
 
 #[derive(Debug, Args)]
@@ -223,6 +239,19 @@ pub enum ContextSubcommand {
     Show(TaskArg),
     /// Print how many times the base was stored and sent.
     Stats(TaskArg),
+    /// Print how much of the prompts of each adapter is the same, up to the first byte that differs, and how
+    /// much of its input was read from a cache.
+    Prefix(TaskArg),
+    /// Name the fields that differed in the contexts of past tasks of this repository: for `tail` in
+    /// [context] of kage.toml, so that the base is the same for the next task.
+    Suggest(Suggest),
+}
+
+#[derive(Debug, Args)]
+pub struct Suggest {
+    /// How many tasks are read, the newest first.
+    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub limit: u32,
 }
 
 #[derive(Debug, Args)]

@@ -1,20 +1,26 @@
 //! Contexts: information for sessions besides the prompt, as JSON objects. A task's contexts are
-//! stored and sent as one base and a merge patch (RFC 7396) per session: `split` chooses them,
-//! `patch` applies them, `divide` finds the part that all sessions share. `prompt` owns how a model
-//! reads them.
+//! stored and sent as one base and a delta per session: `split` chooses them, `delta` writes and
+//! applies them, as a merge patch (RFC 7396, `patch`) with `edits` of long values, `divide` finds the
+//! part that all sessions share. `prompt` owns how a model reads them.
 
-mod divide;
+mod edits;
 mod patch;
+mod delta;
+mod divide;
 mod split;
+mod pins;
 
 use std::fmt;
 
 use crate::id::Digest;
 use crate::json::{InvalidJson, Json, JsonPointer, Members, write_canonical_object};
 
+pub use delta::{Delta, DeltaMismatch, FinePatch, MAX_CONTEXT_BYTES};
 pub use divide::{Divided, NotOverridden, divide, overridden};
+pub use edits::Misfit;
 pub use patch::{diff, merge};
-pub use split::{Split, split};
+pub use pins::{NotCommon, Pins, differing, split_pinned};
+pub use split::{MAX_COMPARED, Split, split};
 
 /// A session's information: a JSON object without any `null`, because in a merge patch `null` means
 /// deletion.
@@ -40,6 +46,12 @@ pub enum InvalidContext {
     /// A `null` where none is allowed.
     #[error("null at {0}")]
     Null(JsonPointer),
+    /// Neither a merge patch nor a delta of a version that this program knows.
+    #[error("not a context delta: a JSON object, or [2, object]")]
+    NotADelta,
+    /// An array of a delta that is neither a value nor edits.
+    #[error("no edits at {0}")]
+    NotEdits(JsonPointer),
 }
 
 impl Context {

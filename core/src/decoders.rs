@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use crate::access::JoinToken;
-use crate::context::{Context, Patch};
+use crate::context::{Context, Delta, Patch};
 use crate::failure_table::{FailureTable, parse_retry_after};
 use crate::id::{AgentId, Digest, Oid, ProjectId, RepositoryName, TokenId};
 use crate::price::PriceTable;
 use crate::time::{LocalTime, Timestamp};
 
-/// A JSON context, and a patch of one.
+/// A JSON context, a patch of one, and a delta.
 pub fn context(bytes: &[u8]) {
     if let Ok(context) = Context::parse(bytes) {
         let canonical = context.canonical();
@@ -23,6 +23,15 @@ pub fn context(bytes: &[u8]) {
         let canonical = patch.canonical();
         let again = Patch::parse(canonical.as_bytes()).expect("canonical text is a patch");
         assert_eq!(again.canonical(), canonical);
+    }
+    if let Ok(delta) = Delta::parse(bytes) {
+        let canonical = delta.canonical();
+        assert_eq!(Delta::parse(canonical.as_bytes()).as_ref(), Ok(&delta));
+        // Whatever it edits, it fits or is refused.
+        let base = Context::parse(br#"{"a":"a t\u00e9xt","b":[1,"two",{"c":3}],"d":{"e":"f"}}"#).expect("a context");
+        if let Ok(made) = delta.apply(&base) {
+            assert_eq!(Context::parse(made.canonical().as_bytes()), Ok(made));
+        }
     }
 }
 

@@ -47,6 +47,12 @@ impl Number {
     }
 }
 
+impl From<i64> for Number {
+    fn from(number: i64) -> Self {
+        Self(number.to_string())
+    }
+}
+
 impl Json {
     /// The length of the canonical text in bytes.
     #[must_use]

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::context::{Context, NotOverridden, Patch, divide, merge};
+use crate::context::{Context, Delta, DeltaMismatch, NotOverridden, divide};
 use crate::json::{Json, JsonPointer, Members};
 
 /// A rendered prompt in its two parts. A model reads `shared`, then `own`.
@@ -24,22 +24,33 @@ pub struct Prompt {
 /// cache at all.
 pub const OPENING: &str = "What follows is for this session alone.\n\n";
 
+/// Why the contexts of a task make no prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ContextsDisagree {
+    /// The delta was made for another base.
+    #[error(transparent)]
+    Delta(#[from] DeltaMismatch),
+    /// The delta changes what is shared.
+    #[error(transparent)]
+    Shared(#[from] NotOverridden),
+}
+
 /// Renders a task's prompt with a session's context.
 ///
 /// `base` and `overridden` are the task's, `delta` is the session's. `shared` depends on
 /// the former two only.
 ///
 /// # Errors
-/// When the delta changes a member of the base that is not listed as overridden.
+/// When the delta does not fit the base, or changes a member of it that is not listed as overridden.
 pub fn render(
     task: &str,
     base: Option<&Context>,
-    delta: Option<&Patch>,
+    delta: Option<&Delta>,
     overridden: &[JsonPointer],
-) -> Result<Prompt, NotOverridden> {
+) -> Result<Prompt, ContextsDisagree> {
     let nothing = Context::default();
     let base = base.unwrap_or(&nothing);
-    let context = delta.map_or_else(|| base.clone(), |delta| merge(base, delta));
+    let context = delta.map_or_else(|| Ok(base.clone()), |delta| delta.apply(base))?;
     let divided = divide(base, &context, overridden)?;
 
     let mut shared = String::new();
@@ -58,6 +69,28 @@ pub fn render(
     own.push_str("# Task\n\n");
     own.push_str(task);
     Ok(Prompt { shared, own })
+}
+
+impl Prompt {
+    /// How many bytes a model reads.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.shared.len() + self.own.len()
+    }
+}
+
+/// The first byte in which prompts differ, as models read them; `None` when all are the same.
+#[must_use]
+pub fn first_difference(prompts: &[Prompt]) -> Option<usize> {
+    let (first, others) = prompts.split_first()?;
+    let whole = |prompt: &'_ Prompt| [prompt.shared.as_bytes(), prompt.own.as_bytes()].concat();
+    let first = whole(first);
+    let differs = |other: &Prompt| {
+        let other = whole(other);
+        let same = first.iter().zip(&other).take_while(|(one, other)| one == other).count();
+        (same < first.len() || same < other.len()).then_some(same)
+    };
+    others.iter().filter_map(differs).min()
 }
 
 /// A section for each member: strings as they are, everything else as indented JSON.
@@ -181,7 +214,7 @@ Do it.
         assert_eq!(prompt.shared, "");
         assert_eq!(prompt.own, format!("{OPENING}# Task\n\nFix the build."));
         // Without common members, a session's context is all its own.
-        let delta = Patch::parse(br#"{"a":"x"}"#).unwrap();
+        let delta = Delta::parse(br#"{"a":"x"}"#).unwrap();
         let prompt = render("t", None, Some(&delta), &[]).unwrap();
         assert_eq!(prompt.shared, "");
         assert!(
@@ -192,11 +225,28 @@ Do it.
     }
 
     #[test]
+    fn tells_where_prompts_differ() {
+        let prompt = |shared: &str, own: &str| Prompt {
+            shared: shared.to_owned(),
+            own: own.to_owned(),
+        };
+        assert_eq!(first_difference(&[]), None);
+        assert_eq!(first_difference(&[prompt("a", "b")]), None);
+        // Where one part ends is nothing that a model reads.
+        assert_eq!(first_difference(&[prompt("a", "b"), prompt("ab", "")]), None);
+        let three = [prompt("abc", "x"), prompt("abc", "xy"), prompt("abc", "zy")];
+        assert_eq!(first_difference(&three), Some(3));
+        assert_eq!(first_difference(&three[..2]), Some(4));
+        assert_eq!(three[1].bytes(), 5);
+    }
+
+    #[test]
     fn refuses_an_unlisted_override() {
         let base = context(r#"{"a":"x"}"#);
-        let delta = Patch::parse(br#"{"a":"y"}"#).unwrap();
+        let delta = Delta::parse(br#"{"a":"y"}"#).unwrap();
         let refused = render("t", Some(&base), Some(&delta), &[]);
-        assert_eq!(refused, Err(NotOverridden("/a".parse().unwrap())));
+        let shared = NotOverridden("/a".parse().unwrap());
+        assert_eq!(refused, Err(ContextsDisagree::Shared(shared)));
     }
 
     /// Replaces every leaf by a string that no other place and no other value has.

@@ -24,6 +24,7 @@ use crate::task::Task;
 use crate::time::Timestamp;
 
 mod order;
+mod savings;
 
 use order::{Standing, order, standing};
 
@@ -137,6 +138,7 @@ pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
             .into_iter()
             .chain(not_compared(task, &rows))
             .chain(tier.map(|tier| format!("all of it ran in containment {tier}")))
+            .chain(savings::note(task, &rows))
             .collect(),
         rows,
     }
@@ -258,6 +260,7 @@ fn history(session: &Session, with_tier: bool) -> Vec<String> {
         n => lines.push(format!("repeated {n} model calls")),
     }
     lines.extend(session.fork.iter().map(Fork::words));
+    lines.extend(session.turn_words());
     lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));

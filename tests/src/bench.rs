@@ -14,6 +14,7 @@ pub mod usage;
 
 pub mod checkpoint;
 pub mod context;
+pub mod context_split;
 pub mod dispatch;
 pub mod idle;
 pub mod recovery;

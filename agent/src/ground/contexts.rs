@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use kage_core::cause::chain;
-use kage_core::context::{Context, InvalidContext, Patch};
+use kage_core::context::{Context, Delta, InvalidContext};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::id::{Digest, ProjectId};
@@ -43,7 +43,7 @@ pub(crate) enum PromptError {
     #[error("an overridden member is malformed")]
     Pointer(#[source] InvalidPointer),
     #[error("the contexts do not fit together")]
-    Render(#[source] kage_core::context::NotOverridden),
+    Render(#[source] prompt::ContextsDisagree),
 }
 
 impl PromptError {
@@ -114,7 +114,7 @@ impl Contexts {
         let delta = work
             .context_delta
             .as_ref()
-            .map(|delta| Patch::parse(delta.as_bytes()))
+            .map(|delta| Delta::parse(delta.as_bytes()))
             .transpose()
             .map_err(PromptError::Malformed)?;
         let overridden = work

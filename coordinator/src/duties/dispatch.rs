@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::checkpoint::{Checkpoint, Resume};
-use kage_core::context::{Patch, overridden};
+use kage_core::context::{Delta, overridden};
 use kage_core::id::{AgentId, AttemptId, AttemptToken, OfferId};
 use kage_core::job::{JobKind, JobState};
 use kage_core::protect::left_alone;
@@ -166,7 +166,7 @@ fn describe(work: store::Work) -> Work {
             // What was said is told all the same where no checkpoint can be resumed.
             let instruction = match &resume {
                 Some(_) => None,
-                None => session.instruction(&[], ""),
+                None => session.instruction(&[], &spec.verify_in_session().unwrap_or_default()),
             };
             WorkKind::Session(SessionWork {
                 name: session.name,
@@ -237,7 +237,7 @@ fn overridden_members(spec: &TaskSpec) -> Vec<String> {
         .iter()
         .filter_map(|assignment| assignment.context_delta.as_deref())
         // CreateTask accepted only deltas that parse.
-        .filter_map(|delta| Patch::parse(delta.as_bytes()).ok())
+        .filter_map(|delta| Delta::parse(delta.as_bytes()).ok())
         .collect();
     overridden(&deltas).iter().map(ToString::to_string).collect()
 }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Context, Patch};
+use super::{Context, Delta};
 use crate::json::{Json, JsonPointer, Members};
 
 /// A session's context in two parts that have no leaf in common.
@@ -33,7 +33,7 @@ pub struct NotOverridden(pub JsonPointer);
 /// The places that some delta of a task changes, sorted, none inside another.
 ///
 /// They include places that the base does not have: the deltas alone do not tell.
-pub fn overridden<'a>(deltas: impl IntoIterator<Item = &'a Patch>) -> Vec<JsonPointer> {
+pub fn overridden<'a>(deltas: impl IntoIterator<Item = &'a Delta>) -> Vec<JsonPointer> {
     let mut places = Vec::new();
     for delta in deltas {
         collect_changes(delta.members(), &mut Vec::new(), &mut places);
@@ -135,10 +135,10 @@ mod tests {
 
     use super::*;
     use crate::context::sample::{context, contexts};
-    use crate::context::{merge, split};
+    use crate::context::split;
 
-    fn patch(text: &str) -> Patch {
-        Patch::parse(text.as_bytes()).unwrap()
+    fn delta(text: &str) -> Delta {
+        Delta::parse(text.as_bytes()).unwrap()
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
             (&[r#"{"a":{}}"#, r#"{"":{"/":1}}"#], &["//~1", "/a"]),
         ];
         for (deltas, expected) in cases {
-            let deltas: Vec<Patch> = deltas.iter().map(|text| patch(text)).collect();
+            let deltas: Vec<Delta> = deltas.iter().map(|text| delta(text)).collect();
             let found: Vec<String> = overridden(&deltas).iter().map(JsonPointer::to_string).collect();
             assert_eq!(found, expected);
         }
@@ -202,8 +202,8 @@ mod tests {
         ];
         for (base, deltas, shared, own) in cases {
             let base = context(base);
-            let deltas: Vec<Patch> = deltas.iter().map(|text| patch(text)).collect();
-            let divided = divide(&base, &merge(&base, &deltas[0]), &overridden(&deltas)).unwrap();
+            let deltas: Vec<Delta> = deltas.iter().map(|text| delta(text)).collect();
+            let divided = divide(&base, &deltas[0].apply(&base).unwrap(), &overridden(&deltas)).unwrap();
             assert_eq!(Context(divided.shared).canonical(), shared, "{base} {deltas:?}");
             assert_eq!(Context(divided.own).canonical(), own, "{base} {deltas:?}");
         }
@@ -237,7 +237,11 @@ mod tests {
             (r#"{"a":{"y":{"z":1}}}"#, "/a/y"),
             (r#"{"a":null}"#, "/a"),
         ] {
-            let refused = divide(&base, &merge(&base, &patch(delta)), &["/b".parse().unwrap()]);
+            let refused = divide(
+                &base,
+                &self::delta(delta).apply(&base).unwrap(),
+                &["/b".parse().unwrap()],
+            );
             assert_eq!(refused, Err(NotOverridden(path.parse().unwrap())), "{delta}");
         }
     }
@@ -293,11 +297,11 @@ mod tests {
         /// Deltas written by hand need not be minimal, and still nothing wrong is shared.
         #[test]
         fn shares_nothing_wrong_by_any_delta(base in contexts(1..=1), deltas in contexts(1..=4)) {
-            let deltas: Vec<Patch> = deltas.into_iter().map(|c| Patch(c.members().clone())).collect();
+            let deltas: Vec<Delta> = deltas.into_iter().map(|c| delta(&c.canonical())).collect();
             let overridden = overridden(&deltas);
             let mut shared = None;
             for delta in &deltas {
-                let merged = merge(&base[0], delta);
+                let merged = delta.apply(&base[0]).unwrap();
                 let divided = divide(&base[0], &merged, &overridden).unwrap();
                 let (common, own, all) = (leaves(&divided.shared), leaves(&divided.own), leaves(merged.members()));
                 prop_assert_eq!(common.len() + own.len(), all.len());

@@ -1,9 +1,15 @@
-//! Splits the contexts of a task into a base, stored once, and a patch per session.
+//! Splits the contexts of a task into a base, stored once, and a delta per session.
 //!
-//! **What is optimal.** Of all bases, the one chosen makes
-//! `|base| + |patch 1| + ... + |patch n|` smallest, where `|x|` is the length of the
-//! canonical text, patches are RFC 7396 merge patches (each the shortest for its
-//! session, and of length 0 when there is nothing to change) and arrays are atomic.
+//! **What is chosen.** The base with the smallest `|base| + |delta 1| + ... + |delta n|` of these: the
+//! optimum for values that are given whole, see below, and the context of each session. `|x|` is the
+//! length of the canonical text, and 0 for a session without a delta. So no session's context is a
+//! better base, and no list of fields that are put into the base either. Contexts of more than
+//! [`MAX_COMPARED`] bytes in all, counted once for each of them that is tried, are not all tried:
+//! then only the optimum for whole values is certain to be no worse than any of them.
+//!
+//! **What is optimal for whole values.** Of all bases, this one makes
+//! `|base| + |patch 1| + ... + |patch n|` smallest, where patches are RFC 7396 merge patches (each the
+//! shortest for its session) and arrays are atomic.
 //!
 //! **Why it can be found in one walk.** `"key":value` and the comma or brace after it
 //! cost `|key| + 2 + |value|`, so an object costs 1 plus its members (2 when empty). Look
@@ -23,7 +29,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Context, Patch, diff};
+use super::{Context, Delta};
 use crate::json::{Json, Members, canonical_string_len};
 
 /// The contexts of a task as they are stored and sent.
@@ -31,21 +37,55 @@ use crate::json::{Json, Members, canonical_string_len};
 pub struct Split {
     /// What is stored once.
     pub base: Context,
-    /// The patches from the base to each session's context; `None`: the base is its context.
-    pub deltas: Vec<Option<Patch>>,
+    /// The deltas from the base to each session's context; `None`: the base is its context.
+    pub deltas: Vec<Option<Delta>>,
 }
 
-/// Splits contexts so that base and deltas together are as short as possible.
+impl Split {
+    /// The bytes that are stored: the base once, and every delta.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let deltas = self.deltas.iter().flatten();
+        self.base.canonical().len() + deltas.map(|delta| delta.canonical().len()).sum::<usize>()
+    }
+}
+
+/// The most bytes that are compared to find out whether a session's context is the better base. Every
+/// context that is tried is compared with all others.
+pub const MAX_COMPARED: usize = 64 << 20;
+
+/// Splits contexts so that base and deltas together are short.
 ///
 /// The base depends on the contexts and their number of occurrences, not on their order. Among
-/// equally short bases it prefers, path by path, a value that a session has (the smallest in the
-/// order of [`Json`]) to a mixture of members, and either to nothing.
+/// equally short bases it prefers the optimum for whole values. That one prefers, path by path, a value
+/// that a session has (the smallest in the order of [`Json`]) to a mixture of members, and either to
+/// nothing.
 #[must_use]
 pub fn split(contexts: &[Context]) -> Split {
+    let with = |base: Context| {
+        let deltas = contexts.iter().map(|context| Delta::between(&base, context)).collect();
+        Split { base, deltas }
+    };
+    let mut best = with(best_for_whole_values(contexts));
+    if best.deltas.iter().all(Option::is_none) {
+        return best;
+    }
+    let mut bytes = best.bytes();
+    let all: usize = contexts.iter().map(|context| context.canonical().len()).sum();
+    let tried: BTreeSet<&Context> = contexts.iter().collect();
+    for context in tried.into_iter().take(MAX_COMPARED / all.max(1)) {
+        let other = with(context.clone());
+        if other.bytes() < bytes {
+            bytes = other.bytes();
+            best = other;
+        }
+    }
+    best
+}
+
+fn best_for_whole_values(contexts: &[Context]) -> Context {
     let members: Vec<&Members> = contexts.iter().map(Context::members).collect();
-    let base = Context(best_object(&members));
-    let deltas = contexts.iter().map(|context| diff(&base, context)).collect();
-    Split { base, deltas }
+    Context(best_object(&members))
 }
 
 /// The base for these objects at the top, where it has to be an object.
@@ -199,7 +239,7 @@ mod tests {
     use proptest::sample::select;
 
     use super::*;
-    use crate::context::merge;
+    use crate::context::diff;
     use crate::context::sample::{context, contexts};
 
     /// The size of a split with this base.
@@ -265,7 +305,7 @@ mod tests {
                 r#"{"a":1}"#,
                 &["", "", r#"{"a":null,"b":2}"#],
             ),
-            // Arrays are atomic.
+            // Short arrays are given whole.
             (
                 &[r#"{"a":[1,2,3,4]}"#, r#"{"a":[1,2,3,4]}"#, r#"{"a":[1,2,3]}"#],
                 r#"{"a":[1,2,3,4]}"#,
@@ -279,7 +319,7 @@ mod tests {
             let found: Vec<String> = split
                 .deltas
                 .iter()
-                .map(|delta| delta.as_ref().map_or(String::new(), Patch::canonical))
+                .map(|delta| delta.as_ref().map_or(String::new(), Delta::canonical))
                 .collect();
             assert_eq!(found, deltas, "{texts:?}");
         }
@@ -314,6 +354,57 @@ mod tests {
         assert!(split.deltas.iter().flatten().all(|delta| delta.members().len() == 1));
     }
 
+    /// The contexts of three programs for one task, from `core/data`.
+    fn example(name: &str) -> Vec<Context> {
+        let files: [&[u8]; 3] = match name {
+            "a" => [
+                include_bytes!("../../data/context-example-a/claude-code.json"),
+                include_bytes!("../../data/context-example-a/gemini.json"),
+                include_bytes!("../../data/context-example-a/ollama.json"),
+            ],
+            _ => [
+                include_bytes!("../../data/context-example-b/claude-code.json"),
+                include_bytes!("../../data/context-example-b/gemini.json"),
+                include_bytes!("../../data/context-example-b/ollama.json"),
+            ],
+        };
+        files.map(|text| Context::parse(text).unwrap()).to_vec()
+    }
+
+    #[test]
+    fn stores_the_examples_in_less_than_two_fifths_and_a_bit() {
+        for (name, whole_bytes, most) in [("a", 16_214, 6_600), ("b", 765, 319)] {
+            let contexts = example(name);
+            let whole: usize = contexts.iter().map(|context| context.canonical().len()).sum();
+            assert_eq!(whole, whole_bytes, "{name}");
+            let split = split(&contexts);
+            for (delta, context) in split.deltas.iter().zip(&contexts) {
+                let made = delta
+                    .as_ref()
+                    .map_or(Ok(split.base.clone()), |delta| delta.apply(&split.base));
+                assert_eq!(made.as_ref(), Ok(context), "{name}");
+            }
+            assert!(split.bytes() <= most, "{name}: {} bytes of {whole}", split.bytes());
+        }
+    }
+
+    /// Lists and texts of which every session has another version.
+    #[test]
+    fn long_values_that_differ_a_little_are_stored_once() {
+        let rules: Vec<String> = (0..200).map(|n| format!("\"rule {n} of the house\"")).collect();
+        let contexts: Vec<Context> = (0..20)
+            .map(|session| {
+                let mut rules = rules.clone();
+                rules.insert(session * 7, format!("\"only for {session}\""));
+                let story = "It was a dark and stormy night. ".repeat(100) + &session.to_string();
+                context(&format!(r#"{{"rules":[{}],"story":"{story}"}}"#, rules.join(",")))
+            })
+            .collect();
+        let one = contexts[0].canonical().len();
+        let split = split(&contexts);
+        assert!(split.bytes() < one + 20 * 80, "{} for {one} each", split.bytes());
+    }
+
     /// Every possible object with these scalars and, level by level, these keys; below the last
     /// level objects are empty.
     fn all_objects(levels: &[&[&str]], scalars: &[Json]) -> Vec<Members> {
@@ -335,6 +426,24 @@ mod tests {
         objects
     }
 
+    /// Contexts whose long strings and arrays differ here and there.
+    fn varied(count: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<Context>> {
+        let value = (0_usize..40, 0_usize..40, any::<bool>()).prop_map(|(at, length, array)| {
+            let mut words: Vec<String> = (0..40).map(|n| format!("\"wörd {}\"", n % 13)).collect();
+            words.splice(at..(at + length / 8).min(40), [format!("\"{length}\"")]);
+            let text = words.join(",");
+            let text = if array {
+                format!("[{text}]")
+            } else {
+                format!("\"{}\"", text.replace('"', ""))
+            };
+            Json::parse(text.as_bytes()).unwrap()
+        });
+        let members =
+            proptest::collection::btree_map(select(&["a", "b", "c", "d"][..]).prop_map(str::to_owned), value, 0..4);
+        vec(members.prop_map(Context), count)
+    }
+
     /// Draws contexts from a small world, together with all of it.
     fn small_world(levels: &'static [&'static [&'static str]]) -> impl Strategy<Value = (Vec<Context>, Vec<Context>)> {
         let short = select(&["1", "22"][..]);
@@ -347,7 +456,7 @@ mod tests {
     }
 
     fn check_optimal(contexts: &[Context], bases: &[Context]) -> Result<(), TestCaseError> {
-        let found = cost(&split(contexts).base, contexts);
+        let found = cost(&best_for_whole_values(contexts), contexts);
         let best = bases.iter().map(|base| cost(base, contexts)).min();
         prop_assert_eq!(Some(found), best, "{:?}", contexts);
         Ok(())
@@ -380,10 +489,35 @@ mod tests {
             for (delta, context) in split.deltas.iter().zip(&contexts) {
                 match delta {
                     None => prop_assert_eq!(&split.base, context),
-                    Some(delta) => prop_assert_eq!(&merge(&split.base, delta), context),
+                    Some(delta) => prop_assert_eq!(delta.apply(&split.base), Ok(context.clone())),
                 }
             }
             prop_assert_eq!(Context::parse(split.base.canonical().as_bytes()), Ok(split.base));
+        }
+
+        /// Neither one of the contexts with the finest deltas, nor one with some of its fields.
+        #[test]
+        fn no_template_is_shorter(contexts in varied(1..=6), listed in vec(any::<bool>(), 8)) {
+            let found = split(&contexts).bytes();
+            let fine = |base: &Context| {
+                let deltas = contexts.iter().filter_map(|context| Delta::between(base, context));
+                base.canonical().len() + deltas.map(|delta| delta.canonical().len()).sum::<usize>()
+            };
+            for template in &contexts {
+                prop_assert!(found <= fine(template), "{} is better", template);
+                let fields = template.members().iter().zip(&listed).filter(|(_, listed)| **listed);
+                let fields = Context(fields.map(|((key, value), _)| (key.clone(), value.clone())).collect());
+                prop_assert!(found <= cost(&fields, &contexts), "{} is better", fields);
+            }
+        }
+
+        #[test]
+        fn varied_contexts_come_back(contexts in varied(0..=6)) {
+            let split = split(&contexts);
+            for (delta, context) in split.deltas.iter().zip(&contexts) {
+                let made = delta.as_ref().map_or(Ok(split.base.clone()), |delta| delta.apply(&split.base));
+                prop_assert_eq!(made, Ok(context.clone()));
+            }
         }
 
         #[test]
@@ -397,7 +531,7 @@ mod tests {
         /// one member taken out or in, is better.
         #[test]
         fn no_neighbour_is_shorter(contexts in contexts(1..=6)) {
-            let base = split(&contexts).base;
+            let base = best_for_whole_values(&contexts);
             let found = cost(&base, &contexts);
             for other in &contexts {
                 prop_assert!(found <= cost(other, &contexts));

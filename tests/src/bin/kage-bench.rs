@@ -14,7 +14,7 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    baseline, checkpoint, context, dispatch, idle, neighbour, recovery, restore, stream, task, workspace,
+    baseline, checkpoint, context, context_split, dispatch, idle, neighbour, recovery, restore, stream, task, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,8 @@ enum Bench {
     Stream,
     /// Bytes on the wire when sessions share a base context.
     Context,
+    /// Splitting contexts into a base and deltas: time and bytes.
+    ContextSplit,
     /// How long work is interrupted when an agent is lost, and how long a coordinator takes to be
     /// ready.
     Recovery,
@@ -76,6 +78,7 @@ impl Bench {
             Self::Dispatch => dispatch::run(dispatch::Size::default()).await,
             Self::Stream => stream::run(stream::Size::default()).await,
             Self::Context => context::run(context::Size::default()).await,
+            Self::ContextSplit => context_split::run(context_split::Size::default()),
             Self::Recovery => recovery::run(recovery::Size::default()).await,
             Self::Fleet => idle::run(idle::Size::default()).await,
             Self::Checkpoint => checkpoint::run(checkpoint::Size::default()).await,
@@ -93,6 +96,7 @@ impl Bench {
             Self::Dispatch
             | Self::Stream
             | Self::Context
+            | Self::ContextSplit
             | Self::Recovery
             | Self::Fleet
             | Self::Checkpoint

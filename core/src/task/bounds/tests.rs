@@ -47,7 +47,8 @@ fn takes_deltas_that_can_be_applied() {
     let cases = [
         (None, "{}", Err(InvalidSpec::DeltaWithoutBase(session.clone()))),
         (Some(&b"{}"[..]), r#"{"a":null}"#, Ok(())),
-        (Some(b"{}"), "[]", invalid(InvalidContext::NotAnObject)),
+        (Some(b"{}"), r#"[2,{"a":["text",-1]}]"#, Ok(())),
+        (Some(b"{}"), "[]", invalid(InvalidContext::NotADelta)),
         (
             Some(b"{}"),
             r#"{"a":[null]}"#,
