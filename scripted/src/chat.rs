@@ -3,6 +3,7 @@
 //! with calls and without them they do not; `deepseek-` models refuse calls without theirs.
 
 mod content;
+mod tools;
 
 use std::collections::HashSet;
 
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use self::content::Speaker;
+pub(crate) use self::tools::tool_name;
 use crate::cache::CallUsage;
 use crate::reply::{Message, pieces};
 use crate::request::{Caching, Request, Segment, array, object, string};
@@ -123,7 +125,11 @@ impl Reader {
     }
 
     fn tool(&mut self, index: usize, tool: &Map<String, Value>) -> Result<(), ApiError> {
-        self.tools.insert(tool_name(index, tool)?);
+        match tool.get("type").and_then(Value::as_str) {
+            // No script calls those.
+            Some("custom") => tools::custom(index, tool)?,
+            Some(_) | None => drop(self.tools.insert(tool_name(index, tool)?)),
+        }
         self.segment(tool);
         Ok(())
     }
@@ -249,23 +255,6 @@ impl Reader {
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each \
              'tool_call_id'. The following tool_call_ids did not have response messages: {}",
             self.unanswered.join(", ")
-        )))
-    }
-}
-
-/// The name of a tool that is a function.
-pub(crate) fn tool_name(index: usize, tool: &Map<String, Value>) -> Result<String, ApiError> {
-    let function = object("tools.function", tool.get("function").unwrap_or(&Value::Null))?;
-    let name = string("tools.function.name", function.get("name"))?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    // A function without parameters takes none.
-    let parameters = function.get("parameters");
-    let is_object = parameters.is_none_or(|schema| schema.get("type") == Some(&Value::from("object")));
-    if tool.get("type") == Some(&Value::from("function")) && name.len() <= 64 && name.chars().all(plain) && is_object {
-        Ok(name.to_owned())
-    } else {
-        Err(ApiError::invalid(format!(
-            "Invalid schema for function '{name}' (tools.{index})"
         )))
     }
 }
