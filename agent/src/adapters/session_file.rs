@@ -50,10 +50,11 @@ impl Conversation {
 #[derive(Debug, Clone)]
 pub enum FilePlace {
     At(Beneath),
-    /// The program names it after the conversation's id, which it chooses itself.
+    /// The program chooses its name, mostly after the conversation's id.
     Named {
         folder: Beneath,
-        /// Below the folder. `*` stands for any part of a name, `{conversation}` for the id.
+        /// Below the folder. `*` stands for any part of a name, `{conversation}` for the id; a pattern without
+        /// it is of a folder that has no other such file.
         pattern: String,
         conversation: Conversation,
     },
@@ -72,8 +73,12 @@ impl FilePlace {
                 pattern,
                 conversation,
             } => {
-                let pattern = conversation.id().map(|id| pattern.replace(CONVERSATION, id));
-                Ok(pattern.and_then(|pattern| folder.find(&pattern, fits)))
+                let pattern = match conversation.id() {
+                    Some(id) => pattern.replace(CONVERSATION, id),
+                    None if pattern.contains(CONVERSATION) => return Ok(None),
+                    None => pattern.clone(),
+                };
+                Ok(folder.find(&pattern, fits))
             }
         }
     }
@@ -177,6 +182,17 @@ mod tests {
         assert_eq!(found(), Some("rollout-2-bbb.jsonl".to_owned()));
         std::fs::remove_file(day.join("rollout-2-bbb.jsonl")).unwrap();
         assert_eq!(found(), None);
+
+        // A file without an id in its name is found without one.
+        let alone = FilePlace::Named {
+            folder: Beneath::new(folder.path(), ""),
+            pattern: "sessions/*/*/*/*-aaa.jsonl".to_owned(),
+            conversation: Conversation::default(),
+        };
+        assert_eq!(
+            io::read_to_string(alone.open().unwrap().unwrap()).unwrap(),
+            "rollout-1-aaa.jsonl"
+        );
 
         for (pattern, name, expected) in [
             ("*", "", true),
