@@ -91,6 +91,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Adapter(args) => match args.command {
             AdapterSubcommand::Ls => adapter::ls(&invocation).await,
             AdapterSubcommand::Show { name } => adapter::show(&invocation, &name),
+            AdapterSubcommand::Check { name, model } => Box::pin(adapter::check(&invocation, name, model)).await,
             AdapterSubcommand::New { name, program } => adapter::new(&invocation, &name, program.as_deref()),
         },
         Command::Coordinator(args) => coordinator::run(invocation, args).await,

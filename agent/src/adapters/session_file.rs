@@ -4,7 +4,7 @@
 pub mod beneath;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::{Arc, OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -97,13 +97,29 @@ fn fits(pattern: &str, name: &str) -> bool {
 }
 
 impl SessionFile {
+    /// The whole lines of the file, as they are kept elsewhere; `None`: there is no file. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn kept(&self) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.place.open()? else {
+            return Ok(None);
+        };
+        let mut lines = Vec::new();
+        file.read_to_end(&mut lines)?;
+        let whole = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        lines.truncate(whole);
+        Ok(Some(self.portable(lines)))
+    }
+
     /// Lines of the file as they are kept elsewhere.
     pub(crate) fn portable(&self, bytes: Vec<u8>) -> Vec<u8> {
         replace(bytes, self.names.iter().map(|(here, anywhere)| (here, anywhere)))
     }
 
     /// Kept lines as they are in the file.
-    pub(crate) fn local(&self, bytes: Vec<u8>) -> Vec<u8> {
+    #[must_use]
+    pub fn local(&self, bytes: Vec<u8>) -> Vec<u8> {
         replace(bytes, self.names.iter().map(|(here, anywhere)| (anywhere, here)))
     }
 }

@@ -18,6 +18,15 @@ pub enum AdapterSubcommand {
         /// Name of the adapter.
         name: String,
     },
+    /// Run an adapter's program against a scripted provider on this machine, and say what it lacks. No
+    /// model is called, and no key of yours is used.
+    Check {
+        /// Name of the adapter.
+        name: String,
+        /// The model to ask for [default: the adapter's].
+        #[arg(long, value_name = "MODEL")]
+        model: Option<String>,
+    },
     /// Write a commented manifest for a program of your own, in ~/.config/kage/adapters.
     New {
         /// Name of the adapter, for --with.

@@ -1,4 +1,5 @@
-//! `kage adapter`: lists the adapters of this machine, shows their manifests, and begins a new one.
+//! `kage adapter`: lists the adapters of this machine, shows their manifests, checks one, and begins a new
+//! one.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,6 +12,7 @@ use kage_core::id::AdapterName;
 use serde::Serialize;
 
 use crate::args::AgentOptions;
+use crate::conformance::{Check, Finding, Verdict};
 use crate::exit::{Exit, Refusal};
 use crate::hold;
 use crate::invocation::Invocation;
@@ -44,6 +46,12 @@ struct Shown<'a> {
     name: &'a str,
     origin: String,
     manifest: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    name: &'a str,
+    findings: &'a [Finding],
 }
 
 pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
@@ -85,25 +93,64 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
 }
 
 pub(super) fn show(invocation: &Invocation, name: &str) -> anyhow::Result<Exit> {
+    let (origin, manifest) = manifest_of(invocation, name)?;
+    let shown = Shown {
+        name,
+        origin: origin.to_string(),
+        manifest: &manifest,
+    };
+    invocation.out.result("manifest", &shown)?;
+    invocation.out.text(&manifest)?;
+    Ok(Exit::Done)
+}
+
+pub(super) async fn check(invocation: &Invocation, name: String, model: Option<String>) -> anyhow::Result<Exit> {
+    let (origin, text) = manifest_of(invocation, &name)?;
+    let source = match origin {
+        Origin::File(path) => path,
+        Origin::BuiltIn | Origin::Settings => format!("{name}.toml").into(),
+    };
+    let manifest = Manifest::parse(&text, &source)?;
+    let root = tempfile::tempdir().context("cannot make a folder for the check")?;
+    let (settings, state) = (&invocation.settings, &invocation.state);
+    let config = |environment| adapters::config(settings, state, &AgentOptions::default(), &state.agent(), environment);
+    let check = Check::prepare(&manifest, model, root.path().to_owned(), config).await?;
+    note("the model is scripted; a program that repeats calls may take a minute for a step");
+    let findings = check.run().await?;
+    let holds = findings.iter().all(|finding| finding.verdict != Verdict::Missing);
+    let checked = Checked {
+        name: &name,
+        findings: &findings,
+    };
+    invocation.out.result("check", &checked)?;
+    let rows = findings.iter().map(|finding| {
+        let verdict = match finding.verdict {
+            Verdict::Holds => "ok",
+            Verdict::Missing => "missing",
+            Verdict::NotOffered => "not offered",
+        };
+        vec![finding.step.to_owned(), verdict.to_owned(), finding.detail.clone()]
+    });
+    invocation
+        .out
+        .text(&view::table(&["step", "", "what was seen"], rows))?;
+    Ok(if holds { Exit::Done } else { Exit::TaskFailed })
+}
+
+/// Where the manifest of an adapter is from, and its text.
+fn manifest_of(invocation: &Invocation, name: &str) -> anyhow::Result<(Origin, String)> {
     let all = of_this_machine(invocation)?;
     let Some(adapter) = all.iter().find(|adapter| adapter.name.as_str() == name) else {
         let names: Vec<_> = all.iter().map(|adapter| adapter.name.as_str()).collect();
         return Err(Refusal::usage(format!("there is no adapter {name:?}; there are {}", names.join(", "))).into());
     };
-    let Some(manifest) = &adapter.manifest else {
-        return Err(Refusal::usage(format!(
+    match &adapter.manifest {
+        Some(manifest) => Ok((adapter.origin.clone(), manifest.clone())),
+        None => Err(Refusal::usage(format!(
             "{name} calls an API itself, by `[adapter.{name}]` of the settings; it has no manifest"
         ))
-        .into());
-    };
-    let shown = Shown {
-        name,
-        origin: adapter.origin.to_string(),
-        manifest,
-    };
-    invocation.out.result("manifest", &shown)?;
-    invocation.out.text(manifest)?;
-    Ok(Exit::Done)
+        .into()),
+    }
 }
 
 pub(super) fn new(invocation: &Invocation, name: &str, program: Option<&str>) -> anyhow::Result<Exit> {

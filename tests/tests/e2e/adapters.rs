@@ -1,6 +1,7 @@
-//! `kage adapter`: what there is on this machine, and a manifest of a person's own.
+//! `kage adapter`: what there is on this machine, a manifest of a person's own, and a check of one.
 
-use kage_tests::command::Person;
+use kage_tests::command::{Person, Said, said};
+use kage_tests::programs;
 use serde_json::json;
 
 #[tokio::test]
@@ -52,5 +53,49 @@ async fn a_person_sees_the_adapters_and_begins_one() {
     assert!(
         table.out.contains("mine") && table.out.contains("built in"),
         "{table:#?}"
+    );
+}
+
+/// Real programs, one whose session goes on and one that offers no such thing, in the check that people run.
+#[tokio::test]
+async fn a_program_is_checked_against_the_scripted_provider() {
+    let Some(program) = programs::real("kimi") else {
+        return programs::skip("adapters", "kimi is not installed");
+    };
+    let person = Person::new();
+    let check = async |args: &[&str]| {
+        let mut command = person.command(&person.path(""), args);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(program.parent().unwrap().to_owned()).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(folders).unwrap());
+        said(command.output().await.unwrap())
+    };
+    let told = |checked: &Said| {
+        let findings = checked.json()["findings"].as_array().unwrap().clone();
+        let told = findings.iter().map(|finding| {
+            let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+            (text("step"), text("verdict"))
+        });
+        told.collect::<Vec<_>>()
+    };
+    let holds = |steps: &[&str]| {
+        steps
+            .iter()
+            .map(|step| ((*step).to_owned(), "holds".to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let all = ["call", "edit", "tokens", "refused key", "stop", "resume"];
+
+    let kimi = check(&["adapter", "check", "kimi", "--format", "json"]).await;
+    assert_eq!((kimi.code, told(&kimi)), (0, holds(&all)), "{kimi:#?}");
+
+    // A program that never calls anybody, and ends with 0.
+    person.adapter("idler", "cat >/dev/null");
+    let idler = check(&["adapter", "check", "idler", "--format", "json"]).await;
+    assert_eq!(told(&idler), [("call".to_owned(), "missing".to_owned())], "{idler:#?}");
+    assert_ne!(idler.code, 0);
+    assert!(
+        idler.out.contains("no call reached the scripted provider"),
+        "{idler:#?}"
     );
 }
