@@ -37,10 +37,13 @@ pub use settings::{ApiSettings, InvalidSetting};
 
 /// The manifests that come with the program.
 const BUILTIN: &[(&str, &str)] = &[
+    ("aider.toml", include_str!("../data/aider.toml")),
     ("claude-code.toml", include_str!("../data/claude-code.toml")),
+    ("cline.toml", include_str!("../data/cline.toml")),
     ("codex.toml", include_str!("../data/codex.toml")),
     ("copilot.toml", include_str!("../data/copilot.toml")),
     ("gemini.toml", include_str!("../data/gemini.toml")),
+    ("kimi.toml", include_str!("../data/kimi.toml")),
     ("opencode.toml", include_str!("../data/opencode.toml")),
     ("qwen.toml", include_str!("../data/qwen.toml")),
 ];
@@ -238,6 +241,79 @@ fn manifests(config: &AdapterConfig) -> Result<Vec<Manifest>, LoadError> {
     }
     manifests.extend(users);
     Ok(manifests)
+}
+
+/// An adapter, and where it comes from.
+#[derive(Debug, Clone)]
+pub struct Described {
+    pub name: AdapterName,
+    pub origin: Origin,
+    /// The program that it runs; `None`: it calls an API itself.
+    pub program: Option<String>,
+    /// The text of its manifest, if it has one.
+    pub manifest: Option<String>,
+}
+
+/// Where an adapter comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    BuiltIn,
+    /// A section of the settings.
+    Settings,
+    /// The file of its manifest.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built in"),
+            Self::Settings => f.write_str("settings"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Every adapter of this configuration, by name. Blocks.
+///
+/// # Errors
+/// When a manifest cannot be read or is wrong.
+pub fn described(config: &AdapterConfig) -> Result<Vec<Described>, LoadError> {
+    let manifests = manifests(config)?;
+    let apis = api_instances(config, &manifests).into_iter().map(|instance| Described {
+        origin: if instance.is_own() {
+            Origin::Settings
+        } else {
+            Origin::BuiltIn
+        },
+        name: instance.name,
+        program: None,
+        manifest: None,
+    });
+    let mut all: Vec<_> = apis.collect();
+    for manifest in &manifests {
+        let built_in = BUILTIN.iter().find(|(name, _)| Path::new(name) == manifest.source);
+        let (origin, text) = match built_in {
+            Some((_, text)) => (Origin::BuiltIn, (*text).to_owned()),
+            None => {
+                let path = manifest.source.clone();
+                let read = std::fs::read_to_string(&path);
+                let text = read.map_err(|source| ManifestError::Read {
+                    path: path.clone(),
+                    source,
+                });
+                (Origin::File(path), text.map_err(LoadError::Manifest)?)
+            }
+        };
+        all.push(Described {
+            name: manifest.name.clone(),
+            origin,
+            program: Some(manifest.program()),
+            manifest: Some(text),
+        });
+    }
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all)
 }
 
 /// The adapters for APIs. A manifest replaces a built-in one of its name, and not one of the settings.

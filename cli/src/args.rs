@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::time;
 
+mod adapter;
 mod checkpoint;
 mod daemons;
 mod fleet;
@@ -15,6 +16,7 @@ mod results;
 mod run;
 mod steering;
 
+pub use adapter::{AdapterCommand, AdapterSubcommand};
 pub use checkpoint::{
     CheckpointArg, CheckpointCommand, CheckpointCreate, CheckpointRestore, CheckpointSubcommand, Checkpoints,
 };
@@ -117,6 +119,8 @@ pub enum Command {
     Down(Down),
     /// Run an agent, or manage agents.
     Agent(AgentCommand),
+    /// List and show the adapters of this machine, or begin one of your own.
+    Adapter(AdapterCommand),
     /// Run a coordinator, or back up, check and restore its data.
     Coordinator(Coordinator),
     /// Create, list and revoke tokens of people, and create tokens for agents to join with.

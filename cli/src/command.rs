@@ -1,12 +1,15 @@
 //! The subcommands, a file each.
 
-use crate::args::{AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand};
+use crate::args::{
+    AdapterSubcommand, AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand,
+};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::output::Output;
 use crate::settings;
 use crate::state::StateDir;
 
+mod adapter;
 mod agents;
 mod apply;
 mod backup;
@@ -88,6 +91,12 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             AgentSubcommand::Uncordon { agent } => agents::uncordon(&invocation, agent).await,
             AgentSubcommand::Drain { agent } => agents::drain(&invocation, agent).await,
             AgentSubcommand::Revoke { agent } => agents::revoke(&invocation, agent).await,
+        },
+        Command::Adapter(args) => match args.command {
+            AdapterSubcommand::Ls => adapter::ls(&invocation).await,
+            AdapterSubcommand::Show { name } => adapter::show(&invocation, &name),
+            AdapterSubcommand::Check { name, model } => Box::pin(adapter::check(&invocation, name, model)).await,
+            AdapterSubcommand::New { name, program } => adapter::new(&invocation, &name, program.as_deref()),
         },
         Command::Coordinator(args) => coordinator::run(invocation, args).await,
         Command::Token(args) => match args.command {

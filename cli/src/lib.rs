@@ -30,6 +30,7 @@ pub mod work_folder;
 pub mod run_plan;
 pub mod base;
 mod adapters;
+mod conformance;
 mod environment;
 mod again;
 mod landed_settings;

@@ -91,7 +91,18 @@ impl Failure {
             retry_after: None,
         }
     }
+
+    /// Whether it is waited out, and is no failed attempt: a limit that is used up, or one for which the
+    /// provider asks to wait as for those.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        let long = self.retry_after.is_some_and(|wait| wait >= HELD);
+        self.kind == FailureKind::QuotaExhausted || (self.kind == FailureKind::RateLimited && long)
+    }
 }
+
+/// From this wait on a rate limit is that of an hour or of a day, and says nothing about the work.
+const HELD: Duration = Duration::from_secs(10 * 60);
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

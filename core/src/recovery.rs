@@ -287,6 +287,7 @@ pub fn decide(history: History, failure: &Failure, jitter: Jitter, now: Timestam
         return again.handed_over(&asked, |_| escalate(otherwise, High));
     }
     match failure.kind {
+        Kind::RateLimited if failure.is_held() => again.held(),
         Kind::RateLimited => again.here(
             CAPACITY_DELAY,
             Medium,

@@ -2,11 +2,16 @@
 //! and the wire form of answers. What parses here, they would take. Thoughts come back
 //! with calls and without them they do not; `deepseek-` models refuse calls without theirs.
 
+mod content;
+mod tools;
+
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use self::content::Speaker;
+pub(crate) use self::tools::tool_name;
 use crate::cache::CallUsage;
 use crate::reply::{Message, pieces};
 use crate::request::{Caching, Request, Segment, array, object, string};
@@ -120,7 +125,11 @@ impl Reader {
     }
 
     fn tool(&mut self, index: usize, tool: &Map<String, Value>) -> Result<(), ApiError> {
-        self.tools.insert(tool_name(index, tool)?);
+        match tool.get("type").and_then(Value::as_str) {
+            // No script calls those.
+            Some("custom") => tools::custom(index, tool)?,
+            Some(_) | None => drop(self.tools.insert(tool_name(index, tool)?)),
+        }
         self.segment(tool);
         Ok(())
     }
@@ -135,8 +144,8 @@ impl Reader {
                 self.all_answered()?;
             }
             match role {
-                "system" | "developer" if index == 0 => self.said(&at, message)?,
-                "user" => self.said(&at, message)?,
+                "system" | "developer" if index == 0 => self.said(&at, message, Speaker::Plain)?,
+                "user" => self.said(&at, message, Speaker::User)?,
                 "assistant" if index > 0 => self.assistant(&at, message)?,
                 "tool" => self.result(&at, message)?,
                 other => return Err(ApiError::invalid(format!("{at}.role: unexpected '{other}' here"))),
@@ -153,17 +162,18 @@ impl Reader {
         }
     }
 
-    fn said(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), ApiError> {
+    fn said(&mut self, at: &str, message: &Map<String, Value>, speaker: Speaker) -> Result<(), ApiError> {
         self.prompt
-            .push_str(string(&format!("{at}.content"), message.get("content"))?);
+            .push_str(&content::text(at, message.get("content"), speaker)?);
         self.prompt.push('\n');
         Ok(())
     }
 
     fn assistant(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), ApiError> {
-        const KNOWN: [&str; 7] = [
+        const KNOWN: [&str; 8] = [
             "role",
             "content",
+            "refusal",
             "tool_calls",
             "reasoning_content",
             "reasoning",
@@ -173,9 +183,18 @@ impl Reader {
         if let Some(other) = message.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(ApiError::invalid(format!("{at}: property '{other}' is unsupported")));
         }
+        let refusal = message.get("refusal").filter(|refusal| !refusal.is_null());
+        if refusal.is_some_and(|refusal| !refusal.is_string()) {
+            return Err(ApiError::invalid(format!("{at}.refusal: must be a string or null")));
+        }
         let calls = array(&format!("{at}.tool_calls"), message.get("tool_calls"))?;
-        let text = message.get("content").and_then(Value::as_str).unwrap_or_default();
-        if calls.is_empty() && text.is_empty() {
+        // It may be missing or null where there are calls.
+        let text = match message.get("content") {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            some => content::text(at, some, Speaker::Assistant)?,
+        };
+        if calls.is_empty() && text.is_empty() && refusal.is_none() {
             return Err(ApiError::invalid(format!(
                 "{at}: an assistant message needs content or tool_calls"
             )));
@@ -218,7 +237,7 @@ impl Reader {
 
     fn result(&mut self, at: &str, message: &Map<String, Value>) -> Result<(), ApiError> {
         let id = string(&format!("{at}.tool_call_id"), message.get("tool_call_id"))?;
-        string(&format!("{at}.content"), message.get("content"))?;
+        content::text(at, message.get("content"), Speaker::Plain)?;
         let Some(position) = self.unanswered.iter().position(|open| open == id) else {
             return Err(ApiError::invalid(format!(
                 "{at}: messages with role 'tool' must be a response to a preceding message with 'tool_calls': {id}"
@@ -236,23 +255,6 @@ impl Reader {
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each \
              'tool_call_id'. The following tool_call_ids did not have response messages: {}",
             self.unanswered.join(", ")
-        )))
-    }
-}
-
-/// The name of a tool that is a function.
-pub(crate) fn tool_name(index: usize, tool: &Map<String, Value>) -> Result<String, ApiError> {
-    let function = object("tools.function", tool.get("function").unwrap_or(&Value::Null))?;
-    let name = string("tools.function.name", function.get("name"))?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    // A function without parameters takes none.
-    let parameters = function.get("parameters");
-    let is_object = parameters.is_none_or(|schema| schema.get("type") == Some(&Value::from("object")));
-    if tool.get("type") == Some(&Value::from("function")) && name.len() <= 64 && name.chars().all(plain) && is_object {
-        Ok(name.to_owned())
-    } else {
-        Err(ApiError::invalid(format!(
-            "Invalid schema for function '{name}' (tools.{index})"
         )))
     }
 }
@@ -399,9 +401,38 @@ mod tests {
     }
 
     #[test]
+    fn messages_are_texts_or_lists_of_parts() {
+        let part = |text: &str| json!([{"type": "text", "text": text}]);
+        let mut body = conversation();
+        body["messages"][0]["content"] = part("base");
+        body["messages"][1]["content"] = json!([{"type": "text", "text": "do "}, {"type": "text", "text": "it"}]);
+        (body["messages"][2]["content"], body["messages"][2]["refusal"]) = (Value::Null, Value::Null);
+        body["messages"][3]["content"] = part("x");
+        let request = parse(&body).unwrap();
+        assert_eq!(request.prompt, "base\ndo it\ngo on\n");
+        body["messages"][2] = json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]});
+        body["messages"].as_array_mut().unwrap().drain(3..5);
+        assert_eq!(parse(&body).unwrap().turn, 1);
+    }
+
+    #[test]
     fn what_breaks_a_rule_is_refused_with_its_words() {
         type Change = fn(&mut Value);
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 13] = [
+            (
+                |body| {
+                    body["messages"][3]["content"] = json!([{"type": "image_url", "image_url": {"url": "https://x"}}])
+                },
+                "Supported values are: 'text'",
+            ),
+            (
+                |body| body["messages"][2] = json!({"role": "assistant", "content": [], "tool_calls": []}),
+                "empty array",
+            ),
+            (
+                |body| body["messages"][2]["refusal"] = json!(7),
+                "must be a string or null",
+            ),
             (
                 |body| body["messages"][4]["tool_call_id"] = json!("b"),
                 "must be a response",

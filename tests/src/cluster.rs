@@ -122,6 +122,8 @@ impl AgentOptions {
             .env("COPILOT_PROVIDER_TYPE", "openai")
             .env("COPILOT_PROVIDER_WIRE_API", "completions")
             .env("COPILOT_PROVIDER_API_KEY", "sk-scripted")
+            .env("KIMI_MODEL_BASE_URL", format!("{url}/v1"))
+            .env("KIMI_MODEL_API_KEY", "sk-scripted")
     }
 
     /// Adds the directory of a program that is not installed on the machine to PATH.

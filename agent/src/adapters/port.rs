@@ -94,10 +94,14 @@ impl SessionInput {
     }
 }
 
-#[cfg(test)]
 impl SessionInput {
-    /// A session without a prompt or a worktree, and with a minute for everything.
-    pub(crate) fn blank(scratch: PathBuf) -> Self {
+    /// A session of no task, without a prompt or a worktree, and with a minute for everything: for a run
+    /// that no coordinator asked for. `scratch` is its folder.
+    ///
+    /// # Panics
+    /// Never: its name is one.
+    #[must_use]
+    pub fn blank(scratch: PathBuf) -> Self {
         Self {
             task: TaskId::from_random(1),
             session: SessionId::from_random(2),

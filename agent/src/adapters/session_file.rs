@@ -4,7 +4,7 @@
 pub mod beneath;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::{Arc, OnceLock};
 
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -50,10 +50,11 @@ impl Conversation {
 #[derive(Debug, Clone)]
 pub enum FilePlace {
     At(Beneath),
-    /// The program names it after the conversation's id, which it chooses itself.
+    /// The program chooses its name, mostly after the conversation's id.
     Named {
         folder: Beneath,
-        /// Below the folder. `*` stands for any part of a name, `{conversation}` for the id.
+        /// Below the folder. `*` stands for any part of a name, `{conversation}` for the id; a pattern without
+        /// it is of a folder that has no other such file.
         pattern: String,
         conversation: Conversation,
     },
@@ -72,8 +73,12 @@ impl FilePlace {
                 pattern,
                 conversation,
             } => {
-                let pattern = conversation.id().map(|id| pattern.replace(CONVERSATION, id));
-                Ok(pattern.and_then(|pattern| folder.find(&pattern, fits)))
+                let pattern = match conversation.id() {
+                    Some(id) => pattern.replace(CONVERSATION, id),
+                    None if pattern.contains(CONVERSATION) => return Ok(None),
+                    None => pattern.clone(),
+                };
+                Ok(folder.find(&pattern, fits))
             }
         }
     }
@@ -92,13 +97,29 @@ fn fits(pattern: &str, name: &str) -> bool {
 }
 
 impl SessionFile {
+    /// The whole lines of the file, as they are kept elsewhere; `None`: there is no file. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn kept(&self) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.place.open()? else {
+            return Ok(None);
+        };
+        let mut lines = Vec::new();
+        file.read_to_end(&mut lines)?;
+        let whole = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        lines.truncate(whole);
+        Ok(Some(self.portable(lines)))
+    }
+
     /// Lines of the file as they are kept elsewhere.
     pub(crate) fn portable(&self, bytes: Vec<u8>) -> Vec<u8> {
         replace(bytes, self.names.iter().map(|(here, anywhere)| (here, anywhere)))
     }
 
     /// Kept lines as they are in the file.
-    pub(crate) fn local(&self, bytes: Vec<u8>) -> Vec<u8> {
+    #[must_use]
+    pub fn local(&self, bytes: Vec<u8>) -> Vec<u8> {
         replace(bytes, self.names.iter().map(|(here, anywhere)| (anywhere, here)))
     }
 }
@@ -177,6 +198,17 @@ mod tests {
         assert_eq!(found(), Some("rollout-2-bbb.jsonl".to_owned()));
         std::fs::remove_file(day.join("rollout-2-bbb.jsonl")).unwrap();
         assert_eq!(found(), None);
+
+        // A file without an id in its name is found without one.
+        let alone = FilePlace::Named {
+            folder: Beneath::new(folder.path(), ""),
+            pattern: "sessions/*/*/*/*-aaa.jsonl".to_owned(),
+            conversation: Conversation::default(),
+        };
+        assert_eq!(
+            io::read_to_string(alone.open().unwrap().unwrap()).unwrap(),
+            "rollout-1-aaa.jsonl"
+        );
 
         for (pattern, name, expected) in [
             ("*", "", true),

@@ -76,7 +76,7 @@ impl Job {
         // The first three say nothing about the work.
         let counter = if matches!(failure.kind, FailureKind::AgentLost | FailureKind::MachineBusy) {
             &mut self.lost
-        } else if failure.kind == FailureKind::QuotaExhausted {
+        } else if failure.is_held() {
             &mut self.held
         } else if failure.kind == FailureKind::TokenExpired {
             &mut self.expired

@@ -72,7 +72,7 @@ fn each_failure_has_its_decision() {
         (
             "429, a day",
             answer(429, "slow down", Some(86_400)),
-            again(86_400),
+            HoldUntil { at: seconds(86_400) },
             High,
         ),
         (
@@ -396,9 +396,32 @@ fn holds_and_losses_do_not_count_as_failures() {
         max_attempts: 3,
         ..History::default()
     };
-    for kind in [FailureKind::AgentLost, FailureKind::QuotaExhausted] {
-        let decision = decide(spent, &Failure::new(kind, "x"), Jitter::NONE, NOW);
-        assert!(decision.action.next_attempt().is_some(), "{kind}");
+    let plain = |kind| Failure::new(kind, "x");
+    // An hour after 429 is a limit of the hour; a minute is one of the minute.
+    let of_an_hour = answer(429, "slow down", Some(3_600));
+    for failure in [
+        plain(FailureKind::AgentLost),
+        plain(FailureKind::QuotaExhausted),
+        of_an_hour,
+    ] {
+        let decision = decide(spent, &failure, Jitter::NONE, NOW);
+        assert!(decision.action.next_attempt().is_some(), "{failure}");
+    }
+    let of_a_minute = answer(429, "slow down", Some(60));
+    assert_eq!(decide(spent, &of_a_minute, Jitter::NONE, NOW).action, Action::Escalate);
+    let held = |kind, wait| Failure {
+        retry_after: wait,
+        ..plain(kind)
+    };
+    for (kind, wait, expected) in [
+        (FailureKind::RateLimited, Some(600), true),
+        (FailureKind::RateLimited, Some(599), false),
+        (FailureKind::RateLimited, None, false),
+        (FailureKind::Overloaded, Some(3_600), false),
+        (FailureKind::QuotaExhausted, None, true),
+    ] {
+        let failure = held(kind, wait.map(Duration::from_secs));
+        assert_eq!(failure.is_held(), expected, "{failure}, {wait:?}");
     }
 }
 

@@ -7,6 +7,7 @@ mod network;
 mod machines;
 
 mod access;
+mod adapters;
 mod again;
 mod backup;
 mod cancel;
@@ -38,6 +39,7 @@ mod odd_files;
 mod places;
 mod readme;
 mod real_clis;
+mod real_clis_faults;
 mod real_clis_move;
 mod recovery;
 mod remote;

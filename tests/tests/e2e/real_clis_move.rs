@@ -2,7 +2,7 @@
 //! conversation, also where the program chose its id. In the long tier, beside the same story of `claude`.
 
 use kage_proto::v1;
-use kage_scripted::{Fault, Matcher, Script, ScriptedServer, Turn};
+use kage_scripted::{Fault, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::programs;
 use kage_tests::repo::{SOLUTION, VERIFY};
@@ -18,6 +18,16 @@ async fn a_killed_agents_codex_session_goes_on_elsewhere() {
     goes_on("codex").await;
 }
 
+#[tokio::test]
+async fn a_killed_agents_kimi_session_goes_on_elsewhere() {
+    goes_on("kimi").await;
+}
+
+#[tokio::test]
+async fn a_killed_agents_qwen_session_goes_on_elsewhere() {
+    goes_on("qwen").await;
+}
+
 fn script(cli: &Cli) -> Script {
     let mut last = Turn::say("I fixed the sign.");
     // The machine dies while the model thinks.
@@ -30,7 +40,7 @@ fn script(cli: &Cli) -> Script {
         // The program may add its own message at the interruption.
         Turn::say("I fixed the sign."),
     ];
-    Script::new(cli.adapter, Matcher::model(cli.model.1), turns)
+    cli.script(cli.model.1, turns)
 }
 
 async fn goes_on(name: &str) {

@@ -4,10 +4,13 @@
 mod dollars;
 mod event_lines;
 mod text;
+mod aider_text;
 mod claude_stream_json;
+mod cline_json;
 mod codex_json;
 mod copilot_json;
 mod gemini_stream_json;
+mod kimi_stream_json;
 mod opencode_json;
 mod qwen_stream_json;
 
@@ -27,10 +30,13 @@ use crate::adapters::port::Report;
 #[rustfmt::skip] // A line each.
 static FORMATS: &[Format] = &[
     text::FORMAT,
+    aider_text::FORMAT,
     claude_stream_json::FORMAT,
+    cline_json::FORMAT,
     codex_json::FORMAT,
     copilot_json::FORMAT,
     gemini_stream_json::FORMAT,
+    kimi_stream_json::FORMAT,
     opencode_json::FORMAT,
     qwen_stream_json::FORMAT,
 ];

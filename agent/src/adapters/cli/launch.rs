@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
+use kage_core::id::Digest;
 use uuid::Uuid;
 
 use super::manifest::files::{self, write_private};
@@ -160,6 +161,7 @@ fn values<'m>(
         ("session_id", session_id(input)?),
         ("session_name", input.name.to_string()),
         ("worktree_slug", worktree.chars().map(slug).collect()),
+        ("worktree_key", worktree_key(&worktree)),
         ("worktree", worktree),
         ("scratch", utf8(&input.scratch)?),
         ("home", utf8(&input.places.home)?),
@@ -174,6 +176,31 @@ fn values<'m>(
         }
     }
     Ok(values)
+}
+
+/// Digits of a digest in [`worktree_key`].
+const KEY_DIGITS: usize = 12;
+/// Characters of a name in [`worktree_key`].
+const KEY_NAME: usize = 40;
+
+/// A folder as Kimi Code names what it keeps of it: its name in plain letters, and the begin of its path's digest.
+fn worktree_key(worktree: &str) -> String {
+    let name = worktree.rsplit('/').next().unwrap_or_default().to_lowercase();
+    let mut plain = String::new();
+    for c in name.chars() {
+        match c {
+            'a'..='z' | '0'..='9' | '.' | '_' | '-' => plain.push(c),
+            _ if plain.ends_with('-') => {}
+            _ => plain.push('-'),
+        }
+    }
+    let short: String = plain.trim_matches('-').chars().take(KEY_NAME).collect();
+    let name = match short.trim_matches('-') {
+        "" | "." | ".." => "workspace",
+        name => name,
+    };
+    let digest = Digest::of(worktree.as_bytes()).to_string();
+    format!("{name}_{}", &digest[..KEY_DIGITS])
 }
 
 /// The id of the conversation that goes on: the one in its file, where the program chose it.
@@ -226,10 +253,20 @@ fn session_id(input: &SessionInput) -> io::Result<String> {
 }
 
 /// The file in which the program counts tokens, if it does so in one.
-pub(super) fn usage_file(manifest: &Manifest, input: &SessionInput, cwd: &Path, place: Place<'_>) -> Option<Beneath> {
+pub(super) fn usage_file(manifest: &Manifest, input: &SessionInput, cwd: &Path, place: Place<'_>) -> Option<FilePlace> {
     let rule = manifest.usage.as_ref()?;
     let values = values(manifest, input, cwd, place).ok()?;
-    Some(files::place(Path::new(&fill(&rule.file, &values)), &values))
+    let Some((top, pattern)) = rule.file.split_once('/').filter(|_| rule.file.contains('*')) else {
+        return Some(FilePlace::At(files::place(
+            Path::new(&fill(&rule.file, &values)),
+            &values,
+        )));
+    };
+    Some(FilePlace::Named {
+        folder: files::place(Path::new(&fill(top, &values)), &values),
+        pattern: fill(pattern, &values),
+        conversation: input.conversation.clone(),
+    })
 }
 
 /// The program's session file; `None` when the manifest names none, or its path is not UTF-8.
@@ -241,6 +278,7 @@ pub(super) fn session_file(manifest: &Manifest, input: &SessionInput, place: Pla
     let names = [
         ("worktree", "{kage:worktree}"),
         ("worktree_slug", "{kage:slug}"),
+        ("worktree_key", "{kage:key}"),
         ("scratch", "{kage:scratch}"),
         ("session_id", "{kage:session}"),
     ];
@@ -335,6 +373,20 @@ fn utf8(path: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_key_of_a_worktree_is_the_one_of_kimi() {
+        // Recorded with 2.1.0.
+        assert_eq!(worktree_key("/tmp/x/kimi/repo"), "repo_3217c14d9e81");
+        for (path, name) in [
+            ("/a/My Repo!", "my-repo"),
+            ("/a/...", "..."),
+            ("/a/..", "workspace"),
+            ("/a/é", "workspace"),
+        ] {
+            assert_eq!(worktree_key(path).rsplit_once('_').unwrap().0, name, "{path}");
+        }
+    }
 
     #[test]
     fn the_id_in_a_session_file_is_a_part_of_a_name() {

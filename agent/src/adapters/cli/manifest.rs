@@ -192,7 +192,7 @@ impl EnvRule {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UsageRule {
-    /// Its place, below `{home}` or `{scratch}`.
+    /// Its place, below `{home}` or `{scratch}`; `*` is any part of a name that the program chooses.
     pub file: String,
 }
 
@@ -204,11 +204,11 @@ pub struct SessionRule {
     pub folder: String,
     /// The file in the folder; may contain placeholders.
     pub file: String,
-    /// How to find the file of a program that chooses the conversation's id itself: its place below the
-    /// folder, with `*` for any part of a name and `{conversation}` for the id.
+    /// How to find the file of a program that chooses its name: its place below the folder, with `*` for any
+    /// part of a name and `{conversation}` for the conversation's id.
     #[serde(default)]
     pub find: Option<String>,
-    /// Where the id is in the file's first line.
+    /// Where the id is in the file's first line. Without it a conversation goes on under an id of ours.
     #[serde(default, deserialize_with = "pointer")]
     pub id: Option<JsonPointer>,
 }
@@ -222,10 +222,12 @@ impl SessionRule {
             }
             (None, None) => Ok(()),
             (Some(find), Some(_)) if named(find) && named(&self.file) => Ok(()),
+            (Some(find), None) if !named(find) && !named(&self.file) => Ok(()),
             (Some(_), Some(_)) => {
                 Err("[session] file and find need {conversation}, the id that the program chooses".to_owned())
             }
-            (Some(_), None) | (None, Some(_)) => Err("[session] find and id belong together".to_owned()),
+            (Some(_), None) => Err("[session] {conversation}, the id that the program chooses, needs `id`".to_owned()),
+            (None, Some(_)) => Err("[session] id needs `find`".to_owned()),
         }
     }
 }

@@ -16,15 +16,14 @@ use super::own_words::OwnWords;
 use super::stuck::Stuck;
 use crate::adapters::local_time;
 use crate::adapters::port::{AdapterEnd, Beginning, Report, Reporter, ReporterClosed};
-use crate::adapters::session_file::Conversation;
-use crate::adapters::session_file::beneath::Beneath;
+use crate::adapters::session_file::{Conversation, FilePlace};
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{Cause, Chunk, Ended, Pipe, Status};
 
 /// Bytes of output, from either end, in which the rules of a manifest look for a failure's reason.
 const REASON: usize = 8 << 10;
 /// The largest file in which a program counts tokens, in bytes.
-const USAGE_FILE: u64 = 4 << 20;
+const USAGE_FILE: u64 = 64 << 20;
 
 /// What a run's output is read with.
 pub(super) struct Watched {
@@ -40,7 +39,7 @@ pub(super) struct Watched {
     /// Where the id goes that the program gives its conversation.
     pub(super) conversation: Conversation,
     /// The file in which the program counts tokens.
-    pub(super) usage_file: Option<Beneath>,
+    pub(super) usage_file: Option<FilePlace>,
 }
 
 /// The output of one run of the program.
@@ -260,7 +259,7 @@ impl<'a> Run<'a> {
 }
 
 /// A file of the session's; `None`: it is not there, or no file that a program would count in.
-async fn read_small(place: Beneath) -> Option<Vec<u8>> {
+async fn read_small(place: FilePlace) -> Option<Vec<u8>> {
     let read = tokio::task::spawn_blocking(move || {
         let file = place.open().ok()??;
         let mut bytes = Vec::new();

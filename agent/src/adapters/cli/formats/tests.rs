@@ -117,6 +117,15 @@ fn a_good_run_has_its_usage_by_the_meaning_of_its_program_and_a_readable_log() {
             vec![("qwen3-coder-plus", no_reasoning(tokens(19_878, 19_876, 37, 0)), None)],
             "> write_file /scratch/repo/qwen/success/kage_out.txt\n",
         ),
+        (
+            ("cline-json", "cline-success"),
+            // 11,036 with the cached 5,517; what is told at the end was told before.
+            vec![
+                ("", no_reasoning(tokens(2_729, 2_728, 25, 0)), None),
+                ("", no_reasoning(tokens(2_790, 2_789, 11, 0)), None),
+            ],
+            "> editor /scratch/repo/cline/success/kage_out.txt\n",
+        ),
     ];
     for ((format, case), used, call) in cases {
         let run = recorded(format, case);
@@ -126,9 +135,13 @@ fn a_good_run_has_its_usage_by_the_meaning_of_its_program_and_a_readable_log() {
         assert_eq!(read.output[&OutputStream::Stdout], format!("{call}{DONE}\n"), "{case}");
         // The transcript has every line but parts of messages.
         let printed = String::from_utf8(run.stdout).unwrap();
+        let parts = [
+            r#""type":"stream_event""#,
+            r#""type":"content_start","contentType":"text""#,
+        ];
         let lines = printed
             .lines()
-            .filter(|line| !line.contains(r#""type":"stream_event""#));
+            .filter(|line| !parts.iter().any(|part| line.contains(part)));
         let lines: String = lines.map(|line| format!("{line}\n")).collect();
         assert_eq!(read.output[&OutputStream::Transcript], lines, "{case}");
     }
@@ -143,6 +156,9 @@ fn how_the_output_is_cut_makes_no_difference() {
         ("opencode-json", "opencode-success"),
         ("qwen-stream-json", "qwen-success"),
         ("copilot-json", "copilot-success"),
+        ("cline-json", "cline-success"),
+        ("kimi-stream-json", "kimi-success"),
+        ("aider-text", "aider-success"),
     ];
     for (format, case) in cases {
         let run = recorded(format, case);
@@ -162,6 +178,8 @@ fn a_run_that_is_cut_off_has_not_succeeded() {
         ("gemini-stream-json", "gemini-success"),
         ("opencode-json", "opencode-success"),
         ("qwen-stream-json", "qwen-success"),
+        ("cline-json", "cline-success"),
+        ("kimi-stream-json", "kimi-success"),
     ] {
         let run = recorded(format, case);
         let text = String::from_utf8(run.stdout.clone()).unwrap();
@@ -286,6 +304,92 @@ fn usage_of_a_thread_that_goes_on_is_counted_once() {
         ..tokens(50, 40, 5, 1)
     };
     assert_eq!(read.used(), [("", first, None), ("", tokens(150, 50, 4, 0), None)]);
+}
+
+/// A run that was read with the file in which its program counts.
+fn with_usage_file(format: &str, case: &str, resumed: &[u8]) -> (Option<(Usage, Option<PicoUsd>)>, Outcome) {
+    let run = recorded(format, case);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/programs");
+    let counted = std::fs::read(folder.join(format!("{case}.usage"))).unwrap();
+    let mut reader = (run.format.reader)();
+    reader.resumed(resumed);
+    let mut reports = reader.read(Bytes::from(run.stdout));
+    reports.extend(reader.usage_file(&counted));
+    reports.extend(reader.finish());
+    let used = reports.into_iter().find_map(|report| match report {
+        Report::Event(EventBody::UsageRecorded { usage, reported, .. }) => Some((usage, reported)),
+        _ => None,
+    });
+    (used, reader.outcome(LocalTime::utc(Timestamp::default())))
+}
+
+#[test]
+fn kimi_counts_each_call_in_the_file_of_its_session() {
+    let reasoning = |usage: Usage| Usage {
+        unreported: Unreported::default().with(UsageClass::Reasoning),
+        ..usage
+    };
+    let (used, end) = with_usage_file("kimi-stream-json", "kimi-success", b"");
+    assert_eq!(used.unwrap(), (reasoning(tokens(1_401, 600, 41, 0)), None));
+    assert_eq!(end, Outcome::Done("I fixed the sign.".to_owned()));
+    // What an earlier run counted in the file that goes on.
+    let before = br#"{"type":"usage.record","usage":{"inputOther":700,"output":20,"inputCacheRead":300,"inputCacheCreation":0}}"#;
+    let (used, _) = with_usage_file("kimi-stream-json", "kimi-success", before);
+    assert_eq!(used.unwrap().0, reasoning(tokens(701, 300, 21, 0)));
+    // Without the file nothing is known.
+    let read = recorded("kimi-stream-json", "kimi-success").whole();
+    assert_eq!(read.used(), [("", Usage::UNKNOWN, None)]);
+    assert_eq!(
+        read.output[&OutputStream::Stdout],
+        "> Bash sed -i \"s/ - / + /\" add.sh\nI fixed the sign.\n"
+    );
+}
+
+#[test]
+fn aider_has_its_end_and_its_tokens_in_its_log() {
+    let (used, end) = with_usage_file("aider-text", "aider-success", b"");
+    let counted = Usage {
+        unreported: Unreported::default()
+            .with(UsageClass::CacheRead)
+            .with(UsageClass::Reasoning),
+        ..tokens(1_003, 0, 23, 0)
+    };
+    assert_eq!(used.unwrap(), (counted, None));
+    assert!(matches!(end, Outcome::Done(_)), "{end:?}");
+    // An estimate of what was refused is no count.
+    for case in ["aider-auth401", "aider-ctx400"] {
+        let (used, end) = with_usage_file("aider-text", case, b"");
+        assert_eq!(used.unwrap(), (Usage::UNKNOWN, None), "{case}");
+        assert!(matches!(end, Outcome::Failed(_)), "{case}: {end:?}");
+    }
+    // Without the log nobody says that it was done.
+    assert_eq!(
+        recorded("aider-text", "aider-success").whole().outcome,
+        Outcome::Missing
+    );
+}
+
+#[test]
+fn an_error_that_aiders_model_quotes_is_not_aiders() {
+    let format = FORMATS.iter().find(|known| known.name == "aider-text").unwrap();
+    let log = b"{\"event\": \"exit\", \"properties\": {\"reason\": \"Completed --message-file\"}}\n";
+    let end = |text: &str| {
+        let mut reader = (format.reader)();
+        reader.read(Bytes::copy_from_slice(text.as_bytes()));
+        reader.usage_file(log);
+        reader.finish();
+        reader.outcome(LocalTime::utc(Timestamp::default()))
+    };
+    let quoted = "litellm.RateLimitError: I would catch it\n";
+    let tokens = "Tokens: 2.6k sent, 1.1k cache hit, 27 received. Cost: $0.01 message, $0.01 session.\n";
+    assert!(matches!(
+        end(&format!("{quoted}{tokens}Applied edit to x\n")),
+        Outcome::Done(_)
+    ));
+    // The answer to the next call never came.
+    assert!(matches!(end(&format!("{tokens}{quoted}")), Outcome::Failed(_)));
+    assert!(matches!(end("Tokens: 593 sent, 0 received.\n"), Outcome::Failed(_)));
+    assert_eq!(end("nothing\n"), Outcome::Missing);
 }
 
 #[test]

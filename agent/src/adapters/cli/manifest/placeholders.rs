@@ -21,6 +21,7 @@ pub(super) const PLACEHOLDERS: &[&str] = &[
     "session_name",
     "worktree",
     "worktree_slug",
+    "worktree_key",
     "scratch",
     "manifest_dir",
 ];

@@ -20,7 +20,7 @@ fn what_is_wrong_is_said_with_the_path() {
         ("name = 'X y'\ncommand = 'x'", "is not an adapter name"),
         (
             "name = 'x'\ncommand = 'x'\nparser = 'claude'",
-            "there are text, claude-stream-json",
+            "there are text, aider-text, claude-stream-json",
         ),
         ("name = 'x'\ncommand = 'x'\ncolour = 'red'", "unknown field `colour`"),
         (
@@ -78,6 +78,10 @@ fn what_is_wrong_is_said_with_the_path() {
         (
             "name = 'x'\ncommand = 'x'\n[session]\nfolder = 'HOME'\nfile = '{conversation}'",
             "needs `find` and `id`",
+        ),
+        (
+            "name = 'x'\ncommand = 'x'\n[session]\nfolder = 'HOME'\nfile = 'x'\nfind = '{conversation}'",
+            "needs `id`",
         ),
         (
             "name = 'x'\ncommand = 'x'\n[session]\nfolder = 'HOME'\nfile = 'x'\nfind = '*'\nid = '/id'",

@@ -195,6 +195,27 @@ async fn recorded_failures_of_programs_are_classified_by_their_family() {
         ("qwen-maxturns", 53, K::TurnLimit),
         ("qwen-maxwall", 55, K::Timeout),
         ("copilot-auth401", 1, K::Auth),
+        ("cline-auth401", 1, K::Auth),
+        ("cline-ctx400", 1, K::ContextOverflow),
+        ("cline-quota", 1, K::QuotaExhausted),
+        ("cline-rate429", 1, K::RateLimited),
+        ("cline-refused", 1, K::Network),
+        ("cline-server500", 1, K::Network),
+        ("kimi-auth401", 1, K::Auth),
+        ("kimi-ctx400", 1, K::ContextOverflow),
+        ("kimi-rate429", 1, K::RateLimited),
+        // aider ends with 0.
+        ("aider-auth401", 0, K::Auth),
+        ("aider-nokey", 0, K::Auth),
+        ("aider-forbidden403", 0, K::InvalidRequest),
+        ("aider-ctx400", 0, K::ContextOverflow),
+        ("aider-model404", 0, K::InvalidRequest),
+        ("aider-quota", 0, K::QuotaExhausted),
+        ("aider-rate429", 0, K::RateLimited),
+        ("aider-refused", 0, K::Network),
+        ("aider-server500", 0, K::Overloaded),
+        // It was ended, and its log does not say that it was done.
+        ("aider-sigterm", 0, K::AdapterCrash),
     ];
     let mut wrong = Vec::new();
     for (case, code, expected) in cases {
@@ -216,6 +237,9 @@ fn parser(family: &str) -> &'static str {
         "opencode" => "opencode-json",
         "qwen" => "qwen-stream-json",
         "copilot" => "copilot-json",
+        "cline" => "cline-json",
+        "kimi" => "kimi-stream-json",
+        "aider" => "aider-text",
         other => panic!("{other} has no parser"),
     }
 }
@@ -231,16 +255,21 @@ async fn a_program_that_gets_no_further_is_ended_for_what_it_says() {
         ("qwen", "qwen-overload503", K::Overloaded),
         ("qwen", "qwen-midstream", K::Overloaded),
         ("opencode", "opencode-server500", K::Network),
+        ("kimi", "kimi-server500", K::Network),
+        ("kimi", "kimi-rate429", K::RateLimited),
     ];
     let data = Path::new(env!("CARGO_MANIFEST_DIR"));
     futures_util::future::join_all(cases.map(|(name, case, expected)| async move {
         let mut place = Place::new();
-        place.env.insert("OPENAI_API_KEY".into(), "sk-scripted-123456".into());
+        for key in ["OPENAI_API_KEY", "KIMI_MODEL_API_KEY"] {
+            place.env.insert(key.into(), "sk-scripted-123456".into());
+        }
         // opencode says everything else when it gives up.
         let end = if name == "opencode" { "" } else { ".stdout" };
         let words = match name {
             "codex" => "Reconnecting... waiting",
             "qwen" => "Retrying in",
+            "kimi" => "turn.step.retrying",
             _ => "stream error",
         };
         let file = data.join("fixtures/programs").join(case);
