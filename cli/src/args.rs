@@ -43,7 +43,8 @@ pub struct Cli {
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Format of the results: text for people, one JSON document, or a JSON object per line.
+    /// Format of the results: text for people, tab-separated rows, one JSON document, or a JSON object
+    /// per line.
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
     /// Folder of Kage's state [default: $XDG_STATE_HOME/kage or ~/.local/state/kage].
@@ -51,6 +52,7 @@ pub struct Global {
         long,
         global = true,
         env = "KAGE_STATE_DIR",
+        hide_env_values = true,
         value_name = "DIR",
         hide_short_help = true
     )]
@@ -65,6 +67,8 @@ pub struct Global {
 pub enum Format {
     /// Tables and sentences.
     Human,
+    /// Tables only: titles and rows with tabs between the columns.
+    Tsv,
     /// One JSON document at the end.
     Json,
     /// A JSON object per line, as things happen.
@@ -74,22 +78,36 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a task in this repository and wait for its results.
+    #[command(
+        after_help = "Examples:\n  kage run 'fix the login bug' --with claude-code,codex --verify 'cargo test'\n  kage run --again 1a2b3c4d --with codex"
+    )]
     Run(Run),
     /// List tasks, newest first.
+    #[command(
+        after_help = "Examples:\n  kage ls --state running,failed --since 1d\n  kage ls --repo . --search 'login codex'\n  kage ls --watch\n  kage ls --format tsv | cut -f1,2"
+    )]
     Ls(Ls),
     /// Show a task, its sessions, and why they wait or failed.
-    Show(TaskArg),
+    #[command(after_help = "Examples:\n  kage show 1a2b3c4d\n  kage show 1a2b3c4d --prompt > prompt.md")]
+    Show(Show),
     /// Print the output of the sessions.
+    #[command(after_help = "Examples:\n  kage logs -f\n  kage logs 1a2b3c4d --session codex-1 --transcript | less -R")]
     Logs(Logs),
     /// Print a session's change as a patch, or what two sessions' results differ in.
+    #[command(after_help = "Examples:\n  kage diff | git apply --check\n  kage diff claude-api-1 claude-api-2 --stat")]
     Diff(Diff),
     /// Compare the sessions of a task, best first.
+    #[command(
+        after_help = "Examples:\n  kage compare\n  kage compare 1a2b3c4d --markdown | gh pr comment --body-file -"
+    )]
     Compare(Compare),
     /// Explain what Kage does about an error, or what it did about the errors of a task.
     Explain(Explain),
     /// Put a session's change into the working tree, without committing.
+    #[command(after_help = "Examples:\n  kage apply --dry-run\n  kage apply --path src/parser\n  kage apply --undo")]
     Apply(Apply),
     /// Merge a session's result into the current branch or another one, or open a pull request.
+    #[command(after_help = "Examples:\n  kage merge --pr\n  kage merge --into try/login --session codex-1")]
     Merge(Merge),
     /// Put a session's result into a working tree of its own, to try it.
     Checkout(Checkout),
@@ -107,6 +125,9 @@ pub enum Command {
     Rm(Remove),
     /// Wait until a task has ended.
     Wait(Wait),
+    /// Show a task as it goes on, and its comparison when it has ended. Ctrl-C leaves it running.
+    #[command(after_help = "Examples:\n  kage watch\n  kage watch 1a2b3c4d --format jsonl | jq -r .type")]
+    Watch(Watch),
     /// List, show, draw and create checkpoints, or restore one.
     Checkpoint(CheckpointCommand),
     /// Show the shared context of a task and how much sharing saved.
@@ -132,6 +153,38 @@ pub struct Ls {
     /// Number of tasks.
     #[arg(short = 'n', long, default_value_t = 20)]
     pub limit: u32,
+    /// Keep the list up to date until Ctrl-C. In a pipe: a line whenever a task changed.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Only tasks in these states.
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = "Which tasks")]
+    pub state: Vec<State>,
+    /// Only tasks of this repository: a folder such as `.`, or a name that `kage ls` prints.
+    #[arg(long, value_name = "DIR|NAME", help_heading = "Which tasks")]
+    pub repo: Option<String>,
+    /// Only tasks since then: how long ago (90m, 2h, 1d), or a day (2026-11-30).
+    #[arg(long, value_name = "TIME", help_heading = "Which tasks")]
+    pub since: Option<String>,
+    /// Only tasks that have all these words at the beginning of their prompt, or in the names of their
+    /// repository, sessions, adapters or models.
+    #[arg(long, value_name = "WORDS", help_heading = "Which tasks")]
+    pub search: Vec<String>,
+    /// Only tasks that you created.
+    #[arg(long, help_heading = "Which tasks")]
+    pub mine: bool,
+}
+
+/// The states of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// A session has not ended.
+    Running,
+    /// It has a result that may be landed.
+    Succeeded,
+    /// It has none.
+    Failed,
+    /// It was stopped.
+    Cancelled,
 }
 
 /// A task, for commands that take nothing else.
@@ -139,6 +192,15 @@ pub struct Ls {
 pub struct TaskArg {
     /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Id of the task, or its first characters [default: your newest of this repository].
+    pub task: Option<String>,
+    /// Print only the prompt, all of it.
+    #[arg(long)]
+    pub prompt: bool,
 }
 
 #[derive(Debug, Args)]
@@ -151,9 +213,14 @@ pub struct Logs {
     /// Continue until the task has ended.
     #[arg(short, long)]
     pub follow: bool,
-    /// Print the provider's raw messages instead of the programs' output.
+    /// Print the conversation instead of the programs' output: what was said, the calls of tools with their
+    /// results, and edits as diffs.
     #[arg(long)]
     pub transcript: bool,
+    /// Print bytes as they are, without the names of sessions in front of lines and also to a terminal. With
+    /// --transcript: the messages as the provider has them.
+    #[arg(long)]
+    pub raw: bool,
     /// Print only the output of verify on the base.
     #[arg(long, conflicts_with_all = ["session", "transcript"])]
     pub base: bool,
@@ -177,6 +244,9 @@ pub struct Remove {
     /// Free their space at once, instead of keeping their files aside for a week.
     #[arg(long)]
     pub now: bool,
+    /// Do not ask; without a terminal nobody is asked.
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +276,15 @@ pub struct Wait {
     /// Give up after this time.
     #[arg(long, value_name = "TIME", value_parser = time::limit)]
     pub timeout: Option<Duration>,
+    /// How long to wait while all remaining sessions are held on a used-up quota.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
+    pub max_hold: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// Id of the task, or its first characters [default: your newest of this repository].
+    pub task: Option<String>,
     /// How long to wait while all remaining sessions are held on a used-up quota.
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
     pub max_hold: Duration,
@@ -270,6 +349,21 @@ mod tests {
         }
         for heading in ["Who works:", "How results are checked:", "Limits:"] {
             assert!(long.contains(heading), "{heading}");
+        }
+    }
+
+    #[test]
+    fn help_says_what_a_command_is_for_with_examples() {
+        let help = |name: &str, width| {
+            let mut command = Cli::command().term_width(width);
+            command.build();
+            let found = command.find_subcommand_mut(name).unwrap();
+            format!("{}", found.render_long_help())
+        };
+        for name in ["ls", "watch", "logs", "show", "rm"] {
+            for width in [40, 80, 120] {
+                insta::assert_snapshot!(format!("help_{name}_{width}"), help(name, width));
+            }
         }
     }
 

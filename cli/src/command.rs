@@ -1,7 +1,7 @@
 //! The subcommands, a file each.
 
-use crate::args::{AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand};
-use crate::exit::Exit;
+use crate::args::{AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, Format, TokenSubcommand};
+use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::Output;
 use crate::settings;
@@ -35,12 +35,31 @@ mod token;
 mod up;
 mod verify;
 mod wait;
+mod watch;
+
+/// True for commands whose result is a table.
+const fn has_rows(command: &Command) -> bool {
+    match command {
+        Command::Ls(_) | Command::Show(_) | Command::Compare(_) => true,
+        Command::Agent(args) => matches!(args.command, AgentSubcommand::Ls),
+        Command::Token(args) => matches!(args.command, TokenSubcommand::Ls),
+        Command::Checkpoint(args) => matches!(args.command, CheckpointSubcommand::Ls(_)),
+        _ => false,
+    }
+}
 
 /// Runs the command.
 ///
 /// # Errors
 /// Anything; [`crate::exit::report`] makes words and a number of it.
 pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    if cli.global.format == Format::Tsv && !has_rows(&cli.command) {
+        return Err(Refusal::usage(
+            "--format tsv is for commands that print a table: ls, show, compare, agent ls, \
+                                   token ls, checkpoint ls; json and jsonl are for all",
+        )
+        .into());
+    }
     let invocation = Invocation {
         settings: settings::load()?,
         state: StateDir::resolve(cli.global.state_dir.as_deref())?,
@@ -49,7 +68,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     match cli.command {
         Command::Run(args) => Box::pin(run::run(invocation, args)).await,
         Command::Ls(args) => ls::run(&invocation, &args).await,
-        Command::Show(args) => show::run(&invocation, args.task).await,
+        Command::Show(args) => show::run(&invocation, args).await,
         Command::Logs(args) => logs::run(&invocation, args).await,
         Command::Diff(args) => diff::run(&invocation, args).await,
         Command::Compare(args) => compare::run(&invocation, args).await,
@@ -64,6 +83,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Rm(args) => rm::run(&invocation, args).await,
         Command::Wait(args) => wait::run(&invocation, args).await,
+        Command::Watch(args) => watch::run(&invocation, args).await,
         Command::Checkpoint(args) => match args.command {
             CheckpointSubcommand::Ls(args) => checkpoint::ls(&invocation, args).await,
             CheckpointSubcommand::Show(args) => checkpoint::show(&invocation, args).await,

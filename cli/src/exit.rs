@@ -154,12 +154,13 @@ pub fn report(error: &anyhow::Error, out: Output) -> Exit {
 
 /// The same for a command line that cannot be parsed. Help and version, when asked for, are no errors.
 pub fn mistyped(error: &clap::Error, out: Output) -> Exit {
-    // As in `note`.
-    drop(error.print());
     if !error.use_stderr() {
+        // As in `note`; all of it is Kage's own text.
+        drop(error.print());
         return Exit::Done;
     }
     let text = error.render().to_string();
+    note(text.trim_end());
     let message = text.split("\n\nUsage:").next().unwrap_or_default().trim();
     let refusal = Refusal::usage(message.strip_prefix("error: ").unwrap_or(message));
     drop(out.error(&ErrorJson::of(&refusal.into(), Exit::Usage, None)));

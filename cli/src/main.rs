@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use kage::args::Cli;
-use kage::output::Output;
+use kage::output::{Log, Output};
 use kage::{command, exit};
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("KAGE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_writer(|| Log)
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -28,6 +28,7 @@ use crate::landing;
 use crate::output::note;
 use crate::result;
 use crate::run_plan::{MAX_HOLD, RunPlan};
+use crate::table::Shape;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 use crate::work_folder::WorkFolder;
@@ -87,7 +88,9 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         }
     };
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
-    invocation.out.text(&view::report_text(&report))?;
+    invocation
+        .out
+        .painted(&view::report_text(&report, Shape::of(invocation.out.screen())))?;
     // Before anything that may fail: the result is there, whether it can be applied or not.
     invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     let best = report.best.clone().unwrap_or_default();

@@ -12,6 +12,7 @@ use crate::hold;
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::picked;
+use crate::table::Shape;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 
@@ -91,7 +92,9 @@ pub(super) async fn finish(
         }
     };
     let report = tasks::report(access, &task.id).await?.report.unwrap_or_default();
-    invocation.out.text(&view::report_text(&report))?;
+    invocation
+        .out
+        .painted(&view::report_text(&report, Shape::of(invocation.out.screen())))?;
     invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     let id = view::short_id(&task.id);
     if let Some(session) = task.sessions.iter().find(|found| found.name == session) {

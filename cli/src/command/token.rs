@@ -17,8 +17,8 @@ use crate::assignments;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
+use crate::table::Table;
 use crate::tasks;
-use crate::view;
 
 /// How long a join token is good, if nothing else is asked for.
 const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(10 * 60);
@@ -145,7 +145,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let tokens = all(&access.client).await?;
     invocation.out.messages("token", &tokens)?;
-    invocation.out.text(&view::table(
+    invocation.out.table(&Table::of_words(
         &["token", "role", "name", "project", "state"],
         tokens.iter().map(|token| {
             let state = if token.revoked_at.is_none() { "good" } else { "revoked" };
