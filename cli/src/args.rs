@@ -1,5 +1,6 @@
 //! What can be typed: subcommands, flags and their help. No behaviour.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,7 +80,7 @@ pub enum Format {
 pub enum Command {
     /// Run a task in this repository and wait for its results.
     #[command(
-        after_help = "Examples:\n  kage run 'fix the login bug' --with claude-code,codex --verify 'cargo test'\n  kage run --again 1a2b3c4d --with codex"
+        after_help = "Examples:\n  kage run 'fix the login bug' --with claude-code,codex --verify 'cargo test'\n  kage run --with claude-api --repeat 3          # the prompt is written in $EDITOR\n  kage run --again 1a2b3c4d --with codex"
     )]
     Run(Run),
     /// List tasks, newest first.
@@ -142,6 +143,13 @@ pub enum Command {
     Coordinator(Coordinator),
     /// Create, list and revoke tokens of people, and create tokens for agents to join with.
     Token(TokenCommand),
+    /// Write a kage.toml with the commands that prepare and check this project.
+    #[command(after_help = "Examples:\n  kage init\n  kage init --print packages/web")]
+    Init(Init),
+    /// Print the completions of a shell.
+    Completions(Completions),
+    /// Write man pages.
+    Man(Man),
     /// Check whether this machine has what a coordinator, an agent or a person needs.
     Doctor(Doctor),
     /// Show a whole run on a sample repository with scripted models.
@@ -313,10 +321,82 @@ pub struct Doctor {
 }
 
 #[derive(Debug, Args)]
+pub struct Init {
+    /// The folder of the project.
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Replace a kage.toml that is there.
+    #[arg(long, conflicts_with = "print")]
+    pub force: bool,
+    /// Only print what would be written.
+    #[arg(long)]
+    pub print: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell that completes what is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// `source <(kage completions bash)` in ~/.bashrc.
+    Bash,
+    /// A file `_kage` in a folder of fpath.
+    Zsh,
+    /// `kage completions fish > ~/.config/fish/completions/kage.fish`.
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder, such as ~/.local/share/man/man1; it is made if need be.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct Demo {
     /// Keep the sample repository and all state, and print where they are.
     #[arg(long)]
     pub keep: bool,
+}
+
+/// Reads a command line. A prompt of several words may begin with a dash.
+///
+/// # Errors
+/// When it cannot be understood.
+pub fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(&arguments).or_else(|error| {
+        let Some(moved) = prompt_behind_dashes(&arguments) else {
+            return Err(error);
+        };
+        Cli::try_parse_from(moved).map_err(|_| error)
+    })
+}
+
+/// The same command line with a prompt that looks like a flag behind `--`. No flag has a space in its name.
+fn prompt_behind_dashes(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let takes_prompt = ["run", "send", "fork"];
+    if !arguments
+        .iter()
+        .any(|argument| takes_prompt.iter().any(|name| argument == name))
+        || arguments.iter().any(|argument| argument == "--")
+    {
+        return None;
+    }
+    let is_prompt = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        let space = text.find(char::is_whitespace);
+        text.starts_with('-') && space.is_some_and(|space| !text[..space].contains('='))
+    };
+    let at = arguments.iter().position(is_prompt)?;
+    let mut moved = arguments.to_vec();
+    let prompt = moved.remove(at);
+    moved.extend(["--".into(), prompt]);
+    Some(moved)
 }
 
 #[cfg(test)]
@@ -324,6 +404,41 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn a_prompt_may_begin_with_a_dash() {
+        let read = |words: &[&str]| {
+            let words = std::iter::once("kage").chain(words.iter().copied());
+            parse(words.map(OsString::from).collect())
+        };
+        let prompt = |words: &[&str]| match read(words).unwrap().command {
+            Command::Run(run) => (run.prompt.unwrap(), run.options.with, run.detach),
+            other => panic!("{other:?}"),
+        };
+        let with = vec!["codex".to_owned()];
+        let expected = ("-d is the flag to mend".to_owned(), with, true);
+        assert_eq!(
+            prompt(&["run", "-d is the flag to mend", "--with", "codex", "-d"]),
+            expected
+        );
+        assert_eq!(
+            prompt(&["run", "-d", "--with", "codex", "--", "-d is the flag to mend"]),
+            expected
+        );
+        let dashes = "--help should say\nmore";
+        assert_eq!(prompt(&["run", "--with", "codex", dashes]).0, dashes);
+        assert!(
+            matches!(read(&["send", "one", "- mend it"]).unwrap().command, Command::Send(send) if send.prompt.as_deref() == Some("- mend it"))
+        );
+        for wrong in [
+            &["run", "--nonsense"][..],
+            &["run", "x", "--nonsense=a b"],
+            &["ls", "-x y"],
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{wrong:?}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -360,7 +475,7 @@ mod tests {
             let found = command.find_subcommand_mut(name).unwrap();
             format!("{}", found.render_long_help())
         };
-        for name in ["ls", "watch", "logs", "show", "rm"] {
+        for name in ["ls", "watch", "logs", "show", "rm", "init", "completions"] {
             for width in [40, 80, 120] {
                 insta::assert_snapshot!(format!("help_{name}_{width}"), help(name, width));
             }

@@ -21,6 +21,7 @@ mod doctor;
 mod down;
 mod explain;
 mod fork;
+mod init;
 mod logs;
 mod ls;
 mod merge;
@@ -29,6 +30,7 @@ mod rm;
 mod run;
 mod select;
 mod send;
+mod shell;
 mod show;
 mod stop;
 mod token;
@@ -111,6 +113,9 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             TokenSubcommand::Ls => token::ls(&invocation).await,
             TokenSubcommand::Revoke { token } => token::revoke(&invocation, token).await,
         },
+        Command::Init(args) => init::run(invocation.out, &args),
+        Command::Completions(args) => shell::completions(invocation.out, &args),
+        Command::Man(args) => shell::man(&args),
         Command::Doctor(args) => doctor::run(&invocation, args).await,
         Command::Demo(args) => demo::run(&invocation, &args).await,
     }

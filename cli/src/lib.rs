@@ -19,6 +19,8 @@ pub mod in_use;
 pub mod connect;
 pub mod http;
 pub mod exit;
+mod editor;
+mod found;
 pub mod watch;
 mod live;
 pub mod progress;

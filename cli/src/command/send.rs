@@ -17,7 +17,11 @@ use crate::tasks;
 use crate::view::{self, ComparedJson};
 
 pub(super) async fn run(invocation: &Invocation, args: Send) -> anyhow::Result<Exit> {
-    let text = run::prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
+    let text = run::asked_prompt(
+        args.prompt.as_deref(),
+        args.prompt_file.as_deref(),
+        "What is the session to do next?",
+    )?;
     if text.trim().is_empty() {
         return Err(Refusal::usage("there is nothing to send: say what the session is to do next").into());
     }
