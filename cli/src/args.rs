@@ -23,7 +23,10 @@ pub use daemons::{
     AgentOptions, AgentRun, Coordinator, CoordinatorBackup, CoordinatorOptions, CoordinatorRestore,
     CoordinatorSubcommand, CoordinatorVerify,
 };
-pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
+pub use fleet::{
+    AgentCommand, AgentSubcommand, Down, Login, LoginCommand, LoginSubcommand, TokenCommand, TokenCreate, TokenRole,
+    TokenSubcommand, Up,
+};
 pub use landing::{Apply, Checkout, Diff, Land, Merge, Strategy};
 pub use results::{Select, Verify};
 pub use run::Run;
@@ -143,6 +146,8 @@ pub enum Command {
     Coordinator(Coordinator),
     /// Create, list and revoke tokens of people, and create tokens for agents to join with.
     Token(TokenCommand),
+    /// Keep the address, token and CA of a coordinator, and use it from now on.
+    Login(LoginCommand),
     /// Write a kage.toml with the commands that prepare and check this project.
     #[command(after_help = "Examples:\n  kage init\n  kage init --print packages/web")]
     Init(Init),
@@ -475,7 +480,7 @@ mod tests {
             let found = command.find_subcommand_mut(name).unwrap();
             format!("{}", found.render_long_help())
         };
-        for name in ["ls", "watch", "logs", "show", "rm", "init", "completions"] {
+        for name in ["ls", "watch", "logs", "show", "rm", "init", "login", "completions"] {
             for width in [40, 80, 120] {
                 insta::assert_snapshot!(format!("help_{name}_{width}"), help(name, width));
             }

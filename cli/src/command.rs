@@ -4,7 +4,7 @@ use crate::args::{AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSu
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::Output;
-use crate::settings;
+use crate::settings::{self, Settings, SettingsError};
 use crate::state::StateDir;
 
 mod agents;
@@ -22,6 +22,7 @@ mod down;
 mod explain;
 mod fork;
 mod init;
+mod login;
 mod logs;
 mod ls;
 mod merge;
@@ -43,6 +44,7 @@ mod watch;
 const fn has_rows(command: &Command) -> bool {
     match command {
         Command::Ls(_) | Command::Show(_) | Command::Compare(_) => true,
+        Command::Login(args) => args.command.is_some(),
         Command::Agent(args) => matches!(args.command, AgentSubcommand::Ls),
         Command::Token(args) => matches!(args.command, TokenSubcommand::Ls),
         Command::Checkpoint(args) => matches!(args.command, CheckpointSubcommand::Ls(_)),
@@ -62,8 +64,13 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         )
         .into());
     }
+    let settings = match (&cli.command, settings::load()) {
+        // A login that cannot be read is left by another one.
+        (Command::Login(_), Err(SettingsError::Login(_))) => Settings::default(),
+        (_, loaded) => loaded?,
+    };
     let invocation = Invocation {
-        settings: settings::load()?,
+        settings,
         state: StateDir::resolve(cli.global.state_dir.as_deref())?,
         out: Output::new(cli.global.format),
     };
@@ -113,6 +120,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             TokenSubcommand::Ls => token::ls(&invocation).await,
             TokenSubcommand::Revoke { token } => token::revoke(&invocation, token).await,
         },
+        Command::Login(args) => login::run(&invocation, args).await,
         Command::Init(args) => init::run(invocation.out, &args),
         Command::Completions(args) => shell::completions(invocation.out, &args),
         Command::Man(args) => shell::man(&args),

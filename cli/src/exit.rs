@@ -19,6 +19,7 @@ use crate::config_file::ConfigFileError;
 use crate::connect::AccessError;
 use crate::output::{Output, note};
 use crate::settings::SettingsError;
+use crate::settings::coordinators::LoginsError;
 
 /// How the process ends. The numbers are public: scripts rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -218,6 +219,7 @@ const fn classify_join(error: &JoinError) -> Option<Exit> {
 
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<SettingsError>()
+        || cause.is::<LoginsError>()
         || cause.is::<ConfigFileError>()
         || cause.is::<InvalidWorker>()
         || cause.is::<InvalidLabel>()
