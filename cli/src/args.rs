@@ -1,5 +1,6 @@
 //! What can be typed: subcommands, flags and their help. No behaviour.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +25,10 @@ pub use daemons::{
     AgentOptions, AgentRun, Coordinator, CoordinatorBackup, CoordinatorOptions, CoordinatorRestore,
     CoordinatorSubcommand, CoordinatorVerify,
 };
-pub use fleet::{AgentCommand, AgentSubcommand, Down, TokenCommand, TokenCreate, TokenRole, TokenSubcommand, Up};
+pub use fleet::{
+    AgentCommand, AgentSubcommand, Down, Login, LoginCommand, LoginSubcommand, TokenCommand, TokenCreate, TokenRole,
+    TokenSubcommand, Up,
+};
 pub use landing::{Apply, Checkout, Diff, Land, Merge, Strategy};
 pub use results::{Select, Verify};
 pub use run::Run;
@@ -45,7 +49,8 @@ pub struct Cli {
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Format of the results: text for people, one JSON document, or a JSON object per line.
+    /// Format of the results: text for people, tab-separated rows, one JSON document, or a JSON object
+    /// per line.
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
     /// Folder of Kage's state [default: $XDG_STATE_HOME/kage or ~/.local/state/kage].
@@ -53,6 +58,7 @@ pub struct Global {
         long,
         global = true,
         env = "KAGE_STATE_DIR",
+        hide_env_values = true,
         value_name = "DIR",
         hide_short_help = true
     )]
@@ -67,6 +73,8 @@ pub struct Global {
 pub enum Format {
     /// Tables and sentences.
     Human,
+    /// Tables only: titles and rows with tabs between the columns.
+    Tsv,
     /// One JSON document at the end.
     Json,
     /// A JSON object per line, as things happen.
@@ -76,22 +84,36 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a task in this repository and wait for its results.
+    #[command(
+        after_help = "Examples:\n  kage run 'fix the login bug' --with claude-code,codex --verify 'cargo test'\n  kage run --with claude-api --repeat 3          # the prompt is written in $EDITOR\n  kage run --again 1a2b3c4d --with codex"
+    )]
     Run(Run),
     /// List tasks, newest first.
+    #[command(
+        after_help = "Examples:\n  kage ls --state running,failed --since 1d\n  kage ls --repo . --search 'login codex'\n  kage ls --watch\n  kage ls --format tsv | cut -f1,2"
+    )]
     Ls(Ls),
     /// Show a task, its sessions, and why they wait or failed.
-    Show(TaskArg),
+    #[command(after_help = "Examples:\n  kage show 1a2b3c4d\n  kage show 1a2b3c4d --prompt > prompt.md")]
+    Show(Show),
     /// Print the output of the sessions.
+    #[command(after_help = "Examples:\n  kage logs -f\n  kage logs 1a2b3c4d --session codex-1 --transcript | less -R")]
     Logs(Logs),
     /// Print a session's change as a patch, or what two sessions' results differ in.
+    #[command(after_help = "Examples:\n  kage diff | git apply --check\n  kage diff claude-api-1 claude-api-2 --stat")]
     Diff(Diff),
     /// Compare the sessions of a task, best first.
+    #[command(
+        after_help = "Examples:\n  kage compare\n  kage compare 1a2b3c4d --markdown | gh pr comment --body-file -"
+    )]
     Compare(Compare),
     /// Explain what Kage does about an error, or what it did about the errors of a task.
     Explain(Explain),
     /// Put a session's change into the working tree, without committing.
+    #[command(after_help = "Examples:\n  kage apply --dry-run\n  kage apply --path src/parser\n  kage apply --undo")]
     Apply(Apply),
     /// Merge a session's result into the current branch or another one, or open a pull request.
+    #[command(after_help = "Examples:\n  kage merge --pr\n  kage merge --into try/login --session codex-1")]
     Merge(Merge),
     /// Put a session's result into a working tree of its own, to try it.
     Checkout(Checkout),
@@ -109,6 +131,9 @@ pub enum Command {
     Rm(Remove),
     /// Wait until a task has ended.
     Wait(Wait),
+    /// Show a task as it goes on, and its comparison when it has ended. Ctrl-C leaves it running.
+    #[command(after_help = "Examples:\n  kage watch\n  kage watch 1a2b3c4d --format jsonl | jq -r .type")]
+    Watch(Watch),
     /// List, show, draw and create checkpoints, or restore one.
     Checkpoint(CheckpointCommand),
     /// Show the shared context of a task and how much sharing saved.
@@ -125,6 +150,15 @@ pub enum Command {
     Coordinator(Coordinator),
     /// Create, list and revoke tokens of people, and create tokens for agents to join with.
     Token(TokenCommand),
+    /// Keep the address, token and CA of a coordinator, and use it from now on.
+    Login(LoginCommand),
+    /// Write a kage.toml with the commands that prepare and check this project.
+    #[command(after_help = "Examples:\n  kage init\n  kage init --print packages/web")]
+    Init(Init),
+    /// Print the completions of a shell.
+    Completions(Completions),
+    /// Write man pages.
+    Man(Man),
     /// Check whether this machine has what a coordinator, an agent or a person needs.
     Doctor(Doctor),
     /// Show a whole run on a sample repository with scripted models.
@@ -136,6 +170,38 @@ pub struct Ls {
     /// Number of tasks.
     #[arg(short = 'n', long, default_value_t = 20)]
     pub limit: u32,
+    /// Keep the list up to date until Ctrl-C. In a pipe: a line whenever a task changed.
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Only tasks in these states.
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = "Which tasks")]
+    pub state: Vec<State>,
+    /// Only tasks of this repository: a folder such as `.`, or a name that `kage ls` prints.
+    #[arg(long, value_name = "DIR|NAME", help_heading = "Which tasks")]
+    pub repo: Option<String>,
+    /// Only tasks since then: how long ago (90m, 2h, 1d), or a day (2026-11-30).
+    #[arg(long, value_name = "TIME", help_heading = "Which tasks")]
+    pub since: Option<String>,
+    /// Only tasks that have all these words at the beginning of their prompt, or in the names of their
+    /// repository, sessions, adapters or models.
+    #[arg(long, value_name = "WORDS", help_heading = "Which tasks")]
+    pub search: Vec<String>,
+    /// Only tasks that you created.
+    #[arg(long, help_heading = "Which tasks")]
+    pub mine: bool,
+}
+
+/// The states of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// A session has not ended.
+    Running,
+    /// It has a result that may be landed.
+    Succeeded,
+    /// It has none.
+    Failed,
+    /// It was stopped.
+    Cancelled,
 }
 
 /// A task, for commands that take nothing else.
@@ -143,6 +209,15 @@ pub struct Ls {
 pub struct TaskArg {
     /// Id of the task, or its first characters [default: your newest of this repository].
     pub task: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    /// Id of the task, or its first characters [default: your newest of this repository].
+    pub task: Option<String>,
+    /// Print only the prompt, all of it.
+    #[arg(long)]
+    pub prompt: bool,
 }
 
 #[derive(Debug, Args)]
@@ -155,9 +230,14 @@ pub struct Logs {
     /// Continue until the task has ended.
     #[arg(short, long)]
     pub follow: bool,
-    /// Print the provider's raw messages instead of the programs' output.
+    /// Print the conversation instead of the programs' output: what was said, the calls of tools with their
+    /// results, and edits as diffs.
     #[arg(long)]
     pub transcript: bool,
+    /// Print bytes as they are, without the names of sessions in front of lines and also to a terminal. With
+    /// --transcript: the messages as the provider has them.
+    #[arg(long)]
+    pub raw: bool,
     /// Print only the output of verify on the base.
     #[arg(long, conflicts_with_all = ["session", "transcript"])]
     pub base: bool,
@@ -181,6 +261,9 @@ pub struct Remove {
     /// Free their space at once, instead of keeping their files aside for a week.
     #[arg(long)]
     pub now: bool,
+    /// Do not ask; without a terminal nobody is asked.
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -232,6 +315,15 @@ pub struct Wait {
 }
 
 #[derive(Debug, Args)]
+pub struct Watch {
+    /// Id of the task, or its first characters [default: your newest of this repository].
+    pub task: Option<String>,
+    /// How long to wait while all remaining sessions are held on a used-up quota.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = time::limit)]
+    pub max_hold: Duration,
+}
+
+#[derive(Debug, Args)]
 pub struct ContextCommand {
     #[command(subcommand)]
     pub command: ContextSubcommand,
@@ -267,10 +359,82 @@ pub struct Doctor {
 }
 
 #[derive(Debug, Args)]
+pub struct Init {
+    /// The folder of the project.
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// Replace a kage.toml that is there.
+    #[arg(long, conflicts_with = "print")]
+    pub force: bool,
+    /// Only print what would be written.
+    #[arg(long)]
+    pub print: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell that completes what is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// `source <(kage completions bash)` in ~/.bashrc.
+    Bash,
+    /// A file `_kage` in a folder of fpath.
+    Zsh,
+    /// `kage completions fish > ~/.config/fish/completions/kage.fish`.
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder, such as ~/.local/share/man/man1; it is made if need be.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct Demo {
     /// Keep the sample repository and all state, and print where they are.
     #[arg(long)]
     pub keep: bool,
+}
+
+/// Reads a command line. A prompt of several words may begin with a dash.
+///
+/// # Errors
+/// When it cannot be understood.
+pub fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(&arguments).or_else(|error| {
+        let Some(moved) = prompt_behind_dashes(&arguments) else {
+            return Err(error);
+        };
+        Cli::try_parse_from(moved).map_err(|_| error)
+    })
+}
+
+/// The same command line with a prompt that looks like a flag behind `--`. No flag has a space in its name.
+fn prompt_behind_dashes(arguments: &[OsString]) -> Option<Vec<OsString>> {
+    let takes_prompt = ["run", "send", "fork"];
+    if !arguments
+        .iter()
+        .any(|argument| takes_prompt.iter().any(|name| argument == name))
+        || arguments.iter().any(|argument| argument == "--")
+    {
+        return None;
+    }
+    let is_prompt = |argument: &OsString| {
+        let text = argument.to_string_lossy();
+        let space = text.find(char::is_whitespace);
+        text.starts_with('-') && space.is_some_and(|space| !text[..space].contains('='))
+    };
+    let at = arguments.iter().position(is_prompt)?;
+    let mut moved = arguments.to_vec();
+    let prompt = moved.remove(at);
+    moved.extend(["--".into(), prompt]);
+    Some(moved)
 }
 
 #[cfg(test)]
@@ -278,6 +442,41 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn a_prompt_may_begin_with_a_dash() {
+        let read = |words: &[&str]| {
+            let words = std::iter::once("kage").chain(words.iter().copied());
+            parse(words.map(OsString::from).collect())
+        };
+        let prompt = |words: &[&str]| match read(words).unwrap().command {
+            Command::Run(run) => (run.prompt.unwrap(), run.options.with, run.detach),
+            other => panic!("{other:?}"),
+        };
+        let with = vec!["codex".to_owned()];
+        let expected = ("-d is the flag to mend".to_owned(), with, true);
+        assert_eq!(
+            prompt(&["run", "-d is the flag to mend", "--with", "codex", "-d"]),
+            expected
+        );
+        assert_eq!(
+            prompt(&["run", "-d", "--with", "codex", "--", "-d is the flag to mend"]),
+            expected
+        );
+        let dashes = "--help should say\nmore";
+        assert_eq!(prompt(&["run", "--with", "codex", dashes]).0, dashes);
+        assert!(
+            matches!(read(&["send", "one", "- mend it"]).unwrap().command, Command::Send(send) if send.prompt.as_deref() == Some("- mend it"))
+        );
+        for wrong in [
+            &["run", "--nonsense"][..],
+            &["run", "x", "--nonsense=a b"],
+            &["ls", "-x y"],
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{wrong:?}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -303,6 +502,21 @@ mod tests {
         }
         for heading in ["Who works:", "How results are checked:", "Limits:"] {
             assert!(long.contains(heading), "{heading}");
+        }
+    }
+
+    #[test]
+    fn help_says_what_a_command_is_for_with_examples() {
+        let help = |name: &str, width| {
+            let mut command = Cli::command().term_width(width);
+            command.build();
+            let found = command.find_subcommand_mut(name).unwrap();
+            format!("{}", found.render_long_help())
+        };
+        for name in ["ls", "watch", "logs", "show", "rm", "init", "login", "completions"] {
+            for width in [40, 80, 120] {
+                insta::assert_snapshot!(format!("help_{name}_{width}"), help(name, width));
+            }
         }
     }
 

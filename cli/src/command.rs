@@ -1,12 +1,12 @@
 //! The subcommands, a file each.
 
 use crate::args::{
-    AdapterSubcommand, AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, TokenSubcommand,
+    AdapterSubcommand, AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, Format, TokenSubcommand,
 };
-use crate::exit::Exit;
+use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::Output;
-use crate::settings;
+use crate::settings::{self, Settings, SettingsError};
 use crate::state::StateDir;
 
 mod adapter;
@@ -26,6 +26,8 @@ mod doctor;
 mod down;
 mod explain;
 mod fork;
+mod init;
+mod login;
 mod logs;
 mod ls;
 mod merge;
@@ -34,27 +36,53 @@ mod rm;
 mod run;
 mod select;
 mod send;
+mod shell;
 mod show;
 mod stop;
 mod token;
 mod up;
 mod verify;
 mod wait;
+mod watch;
+
+/// True for commands whose result is a table.
+const fn has_rows(command: &Command) -> bool {
+    match command {
+        Command::Ls(_) | Command::Show(_) | Command::Compare(_) => true,
+        Command::Login(args) => args.command.is_some(),
+        Command::Agent(args) => matches!(args.command, AgentSubcommand::Ls),
+        Command::Token(args) => matches!(args.command, TokenSubcommand::Ls),
+        Command::Checkpoint(args) => matches!(args.command, CheckpointSubcommand::Ls(_)),
+        _ => false,
+    }
+}
 
 /// Runs the command.
 ///
 /// # Errors
 /// Anything; [`crate::exit::report`] makes words and a number of it.
 pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
+    if cli.global.format == Format::Tsv && !has_rows(&cli.command) {
+        return Err(Refusal::usage(
+            "--format tsv is for commands that print a table: ls, show, compare, agent ls, \
+                                   token ls, checkpoint ls; json and jsonl are for all",
+        )
+        .into());
+    }
+    let settings = match (&cli.command, settings::load()) {
+        // A login that cannot be read is left by another one.
+        (Command::Login(_), Err(SettingsError::Login(_))) => Settings::default(),
+        (_, loaded) => loaded?,
+    };
     let invocation = Invocation {
-        settings: settings::load()?,
+        settings,
         state: StateDir::resolve(cli.global.state_dir.as_deref())?,
         out: Output::new(cli.global.format),
     };
     match cli.command {
         Command::Run(args) => Box::pin(run::run(invocation, args)).await,
         Command::Ls(args) => ls::run(&invocation, &args).await,
-        Command::Show(args) => show::run(&invocation, args.task).await,
+        Command::Show(args) => show::run(&invocation, args).await,
         Command::Logs(args) => logs::run(&invocation, args).await,
         Command::Diff(args) => diff::run(&invocation, args).await,
         Command::Compare(args) => compare::run(&invocation, args).await,
@@ -69,6 +97,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Rm(args) => rm::run(&invocation, args).await,
         Command::Wait(args) => wait::run(&invocation, args).await,
+        Command::Watch(args) => watch::run(&invocation, args).await,
         Command::Checkpoint(args) => match args.command {
             CheckpointSubcommand::Ls(args) => checkpoint::ls(&invocation, args).await,
             CheckpointSubcommand::Show(args) => checkpoint::show(&invocation, args).await,
@@ -104,6 +133,10 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             TokenSubcommand::Ls => token::ls(&invocation).await,
             TokenSubcommand::Revoke { token } => token::revoke(&invocation, token).await,
         },
+        Command::Login(args) => login::run(&invocation, args).await,
+        Command::Init(args) => init::run(invocation.out, &args),
+        Command::Completions(args) => shell::completions(invocation.out, &args),
+        Command::Man(args) => shell::man(&args),
         Command::Doctor(args) => doctor::run(&invocation, args).await,
         Command::Demo(args) => demo::run(&invocation, &args).await,
     }

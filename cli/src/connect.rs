@@ -305,7 +305,11 @@ async fn greet(state: &StateDir, access: &Access) -> Result<(), AccessError> {
     }
 }
 
-async fn connect(url: &str, credentials: Credentials) -> Result<Access, AccessError> {
+/// Connects to a coordinator as this caller.
+///
+/// # Errors
+/// When it cannot be reached, or the address or the CA cannot be used.
+pub async fn connect(url: &str, credentials: Credentials) -> Result<Access, AccessError> {
     // Paths are put behind it, and each begins with a slash.
     let url = url.trim_end_matches('/').to_owned();
     let client = Client::connect_as(&url, &credentials).await?;

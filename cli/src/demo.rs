@@ -21,6 +21,8 @@ use crate::follow::Followed;
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::state::StateDir;
+use crate::table::Shape;
+use crate::terminal::Screen;
 use crate::{base, follow, landing, result, tasks, view};
 
 const AGENTS: [&str; 3] = ["agent-1", "agent-2", "agent-3"];
@@ -78,7 +80,7 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
     };
     let report = tasks::report(access, &task.id).await?.report.unwrap_or_default();
     note("\n$ kage compare");
-    note(&view::table(&view::REPORT_HEADER, view::report_rows(&report)));
+    note(&view::report(&report).laid_out(Shape::of(Screen::stderr())).text());
     land(invocation, access, repository, &task, &report).await?;
     let (status, after) = sample::test(repository.root()).await?;
     note("The sample's test now:");

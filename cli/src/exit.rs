@@ -19,6 +19,7 @@ use crate::config_file::ConfigFileError;
 use crate::connect::AccessError;
 use crate::output::{Output, note};
 use crate::settings::SettingsError;
+use crate::settings::coordinators::LoginsError;
 
 /// How the process ends. The numbers are public: scripts rely on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -154,12 +155,13 @@ pub fn report(error: &anyhow::Error, out: Output) -> Exit {
 
 /// The same for a command line that cannot be parsed. Help and version, when asked for, are no errors.
 pub fn mistyped(error: &clap::Error, out: Output) -> Exit {
-    // As in `note`.
-    drop(error.print());
     if !error.use_stderr() {
+        // As in `note`; all of it is Kage's own text.
+        drop(error.print());
         return Exit::Done;
     }
     let text = error.render().to_string();
+    note(text.trim_end());
     let message = text.split("\n\nUsage:").next().unwrap_or_default().trim();
     let refusal = Refusal::usage(message.strip_prefix("error: ").unwrap_or(message));
     drop(out.error(&ErrorJson::of(&refusal.into(), Exit::Usage, None)));
@@ -217,6 +219,7 @@ const fn classify_join(error: &JoinError) -> Option<Exit> {
 
 fn is_usage(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.is::<SettingsError>()
+        || cause.is::<LoginsError>()
         || cause.is::<ConfigFileError>()
         || cause.is::<InvalidWorker>()
         || cause.is::<InvalidLabel>()

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::connect::Access;
 use crate::hold::{self, now};
+use crate::live;
 use crate::output::{Output, note};
 use crate::progress::Progress;
 use crate::tasks;
@@ -31,26 +32,73 @@ pub enum Followed {
     },
 }
 
+/// What a Ctrl-C means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnInterrupt {
+    /// The task may be stopped: a person at a terminal is asked.
+    Ask,
+    /// This command ends, and the task goes on.
+    Leave,
+}
+
+/// What comes next.
+enum Beat {
+    Item(Option<Item>),
+    Interrupted,
+}
+
 /// Shows the task until it has ended, or is held for longer than `max_hold`.
 ///
 /// # Errors
 /// When the coordinator stays unreachable, or standard output is closed.
 pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<Followed> {
+    with(Progress::new(), Some(out), access, task, max_hold, OnInterrupt::Ask).await
+}
+
+/// The same with this progress; what happens is printed where it is wanted.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn with(
+    mut progress: Progress,
+    out: Option<Output>,
+    access: &Access,
+    task: v1::Task,
+    max_hold: Duration,
+    on_interrupt: OnInterrupt,
+) -> anyhow::Result<Followed> {
     let request = Request {
         task: task.id.clone(),
         follow: true,
         ..Default::default()
     };
     let mut watch = Watch::new(access.client.clone(), request);
-    let mut progress = Progress::new();
     let mut last = task;
     // One listener for the whole loop: it also notices a Ctrl-C while an item is printed.
     let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut ticks = tokio::time::interval(live::TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let item = tokio::select! {
-            item = watch.next() => item?,
-            _ = interrupts.recv() => {
-                progress.finish();
+        let beat = {
+            let next = watch.next();
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    item = &mut next => break Beat::Item(item?),
+                    _ = ticks.tick() => progress.tick(),
+                    _ = interrupts.recv() => break Beat::Interrupted,
+                }
+            }
+        };
+        let item = match beat {
+            Beat::Item(item) => item,
+            Beat::Interrupted => {
+                progress.clear();
+                if on_interrupt == OnInterrupt::Leave {
+                    let id = view::short_id(&last.id);
+                    note(&format!("task {id} continues; `kage watch {id}` shows it again"));
+                    return Ok(Followed::Detached);
+                }
                 if interrupt(access, &last, &mut interrupts).await? {
                     return Ok(Followed::Detached);
                 }
@@ -62,7 +110,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
             Some(Item::Task(task)) => {
                 let task = *task;
                 progress.task(&task);
-                out.happening("task", &JsonMessage::of(&task))?;
+                out.map_or(Ok(()), |out| out.happening("task", &JsonMessage::of(&task)))?;
                 if let Some(why) = hold::held(&task, now(), max_hold) {
                     progress.finish();
                     return Ok(Followed::Held { task, why });
@@ -71,7 +119,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
             }
             Some(Item::Event(event)) => {
                 progress.event(&event);
-                out.happening("event", &OfTaskJson::of(&last.id, &*event))?;
+                out.map_or(Ok(()), |out| out.happening("event", &OfTaskJson::of(&last.id, &*event)))?;
             }
             Some(Item::Output(_)) => {}
             None => break,
@@ -97,7 +145,9 @@ async fn interrupt(access: &Access, task: &v1::Task, interrupts: &mut Signal) ->
         };
         match answer.trim().chars().next().map(|c| c.to_ascii_lowercase()) {
             Some('d') => {
-                note(&format!("task {id} continues; `kage wait {id}` waits for it"));
+                note(&format!(
+                    "task {id} continues; `kage watch {id}` shows it again, `kage wait {id}` waits for it"
+                ));
                 return Ok(true);
             }
             Some('s') => {}

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use kage::args::Cli;
-use kage::output::Output;
+use kage::args;
+use kage::output::{Log, Output};
 use kage::{command, exit};
 use tracing_subscriber::EnvFilter;
 
@@ -15,7 +14,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // An agent starts this program again as the warden of a session's program.
     kage_agent::process::warden_main_if_asked();
-    let cli = match Cli::try_parse() {
+    let cli = match args::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => return exit::mistyped(&error, Output::asked_for(std::env::args())).into(),
     };
@@ -28,7 +27,8 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("KAGE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_writer(|| Log)
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

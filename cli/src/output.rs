@@ -1,4 +1,5 @@
-//! Standard output: the one place that prints results. Everything else goes to standard error.
+//! Standard output and standard error: the one place that writes to them. Results go to standard output,
+//! everything else to standard error, and what a terminal gets passes [`terminal`] here.
 //! What each command prints as JSON, and how a line of `jsonl` is told by its `type`, is in `docs/json.md`.
 
 use std::io::Write as _;
@@ -9,11 +10,15 @@ use prost::{Message, Name};
 use serde::Serialize;
 
 use crate::args::Format;
+use crate::pager;
+use crate::table::{Shape, Table};
+use crate::terminal::{self, Painted, Screen};
 
 /// Where results go, and how they are printed.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     format: Format,
+    screen: Screen,
 }
 
 /// A JSON object that says what it is.
@@ -26,8 +31,11 @@ struct TypedJson<'a, T> {
 
 impl Output {
     #[must_use]
-    pub const fn new(format: Format) -> Self {
-        Self { format }
+    pub fn new(format: Format) -> Self {
+        Self {
+            format,
+            screen: Screen::stdout(),
+        }
     }
 
     /// The format of a command line that cannot be parsed.
@@ -46,14 +54,74 @@ impl Output {
         self.format
     }
 
-    /// Prints text as it is, with a line end, when text for people is wanted.
+    /// What standard output goes to.
+    #[must_use]
+    pub const fn screen(self) -> Screen {
+        self.screen
+    }
+
+    /// Prints text with a line end, when text for people is wanted.
     ///
     /// # Errors
     /// When standard output is closed.
     pub fn text(self, text: &str) -> std::io::Result<()> {
+        self.painted(&Painted::from(text.to_owned()))
+    }
+
+    /// Prints text that may have colours, with a line end, when text for people is wanted.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn painted(self, text: &Painted) -> std::io::Result<()> {
         match self.format {
-            Format::Human => line(text.trim_end_matches('\n').as_bytes()),
+            Format::Human => line(self.told(text).trim_end_matches('\n').as_bytes()),
+            Format::Tsv | Format::Json | Format::Jsonl => Ok(()),
+        }
+    }
+
+    /// Prints text for people that may be longer than a terminal: there a pager shows it.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn paged(self, text: &Painted) -> std::io::Result<()> {
+        if self.format != Format::Human || !self.screen.is_terminal {
+            return self.painted(text);
+        }
+        let told = self.told(text);
+        if pager::show(&told, self.screen) {
+            return Ok(());
+        }
+        line(told.trim_end_matches('\n').as_bytes())
+    }
+
+    /// Prints a table, when rows are wanted.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn table(self, table: &Table) -> std::io::Result<()> {
+        match self.format {
+            Format::Human => self.painted(&table.laid_out(Shape::of(self.screen))),
+            Format::Tsv => line(self.told(&table.laid_out(Shape::Tabs)).as_bytes()),
             Format::Json | Format::Jsonl => Ok(()),
+        }
+    }
+
+    /// Prints a row by itself, when rows are wanted.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn row(self, row: &str) -> std::io::Result<()> {
+        match self.format {
+            Format::Human | Format::Tsv => line(self.told(&Painted::from(row.to_owned())).as_bytes()),
+            Format::Json | Format::Jsonl => Ok(()),
+        }
+    }
+
+    /// As standard output gets it.
+    fn told(self, text: &Painted) -> String {
+        match self.screen.is_terminal {
+            true => text.for_terminal(self.screen.colours),
+            false => text.text(),
         }
     }
 
@@ -90,8 +158,8 @@ impl Output {
     /// When standard output is closed.
     pub fn document(self, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
-            Format::Json => line(&serde_json::to_vec(value)?),
-            Format::Human | Format::Jsonl => Ok(()),
+            Format::Json => self.json(value),
+            Format::Human | Format::Tsv | Format::Jsonl => Ok(()),
         }
     }
 
@@ -101,8 +169,8 @@ impl Output {
     /// When standard output is closed.
     pub fn happening(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
-            Format::Jsonl => typed(kind, value),
-            Format::Human | Format::Json => Ok(()),
+            Format::Jsonl => self.typed(kind, value),
+            Format::Human | Format::Tsv | Format::Json => Ok(()),
         }
     }
 
@@ -112,25 +180,48 @@ impl Output {
     /// When standard output is closed.
     pub fn error(self, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
-            Format::Human => Ok(()),
-            Format::Json | Format::Jsonl => typed("error", value),
+            Format::Human | Format::Tsv => Ok(()),
+            Format::Json | Format::Jsonl => self.typed("error", value),
         }
     }
 
-    /// Writes bytes unchanged, when text for people is wanted: output of programs, patches.
+    /// Writes what a program wrote, when text for people is wanted: unchanged, but for what a terminal
+    /// would act upon.
     ///
     /// # Errors
     /// When standard output is closed.
     pub fn raw(self, bytes: &[u8]) -> std::io::Result<()> {
+        if !self.screen.is_terminal {
+            return self.unchanged(bytes);
+        }
         match self.format {
-            Format::Human => write(&[bytes]),
-            Format::Json | Format::Jsonl => Ok(()),
+            Format::Human => write(&[terminal::shown(&String::from_utf8_lossy(bytes)).as_bytes()]),
+            Format::Tsv | Format::Json | Format::Jsonl => Ok(()),
         }
     }
-}
 
-fn typed(kind: &str, value: &impl Serialize) -> std::io::Result<()> {
-    line(&serde_json::to_vec(&TypedJson { r#type: kind, value })?)
+    /// Writes bytes unchanged, also to a terminal, when text for people is wanted: somebody asked for that.
+    ///
+    /// # Errors
+    /// When standard output is closed.
+    pub fn unchanged(self, bytes: &[u8]) -> std::io::Result<()> {
+        match self.format {
+            Format::Human => write(&[bytes]),
+            Format::Tsv | Format::Json | Format::Jsonl => Ok(()),
+        }
+    }
+
+    fn typed(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
+        self.json(&TypedJson { r#type: kind, value })
+    }
+
+    fn json(self, value: &impl Serialize) -> std::io::Result<()> {
+        let text = serde_json::to_string(value)?;
+        match self.screen.is_terminal {
+            true => line(terminal::shown_json(&text).as_bytes()),
+            false => line(text.as_bytes()),
+        }
+    }
 }
 
 fn line(bytes: &[u8]) -> std::io::Result<()> {
@@ -148,7 +239,30 @@ fn write(parts: &[&[u8]]) -> std::io::Result<()> {
 /// Prints a message to standard error.
 pub fn note(text: &str) {
     // There is no reader when standard error is closed.
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    drop(writeln!(std::io::stderr().lock(), "{}", terminal::shown(text)));
+}
+
+/// Leaves lines on the terminal that were painted there before: they are as it may get them.
+pub(crate) fn leave(lines: &[String]) {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    // As in `note`.
+    drop(std::io::stderr().lock().write_all(text.as_bytes()));
+}
+
+/// Standard error for the lines of the log: a file that it goes to has no colours either.
+#[derive(Debug, Clone, Copy)]
+pub struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        std::io::stderr().lock().write_all(terminal::shown(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().lock().flush()
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +280,45 @@ mod tests {
         assert_eq!(format("kage --format=jsonl ls --nonsense"), Format::Jsonl);
         assert_eq!(format("kage ls --format yaml"), Format::Human);
         assert_eq!(format("kage run -- --format json"), Format::Human);
+    }
+
+    /// The files of the program, with their text.
+    fn sources() -> Vec<(String, String)> {
+        let mut files = Vec::new();
+        let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => files.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap())),
+                }
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn nothing_else_writes_to_a_terminal() {
+        let ways = [
+            "std::io::stdout()",
+            "std::io::stderr()",
+            "io::stdout()",
+            "print!(",
+            "println!(",
+        ];
+        let files = sources();
+        assert!(files.len() > 80, "{}", files.len());
+        let others: Vec<_> = files
+            .iter()
+            // The one writes, the other asks what the streams are; tests say what they skip.
+            .filter(|(path, _)| !["/output.rs", "/terminal.rs"].iter().any(|file| path.ends_with(file)))
+            .filter(|(path, _)| !path.contains("/tests"))
+            .map(|(path, text)| (path, text.split("#[cfg(test)]").next().unwrap_or_default()))
+            .filter(|(_, text)| ways.iter().any(|way| text.contains(way)))
+            .map(|(path, _)| path)
+            .collect();
+        assert!(others.is_empty(), "{others:?}");
     }
 
     /// Every command as it is typed, without `kage`.

@@ -1,15 +1,16 @@
 //! Live progress of a task: a row per session on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use kage_proto::convert::checkpoint::checkpoint_reason;
 use kage_proto::v1;
 use kage_proto::v1::event::Body;
 
-use crate::output::note;
+use crate::live::{self, Live};
+use crate::output::{self, note};
+use crate::table::{Cell, Column, Table};
+use crate::terminal::Screen;
 use crate::view;
 
 /// Shows the progress of one task on standard error.
@@ -19,22 +20,27 @@ pub enum Progress {
     Rows(Rows),
     /// One line per change.
     Lines(Lines),
+    /// Nothing.
+    Silent,
 }
 
-#[derive(Debug, Default)]
+/// The rows of a task.
+#[derive(Debug)]
 pub struct Rows {
-    area: MultiProgress,
-    bars: BTreeMap<String, ProgressBar>,
-    /// How long each session had run before the row was left.
-    elapsed: BTreeMap<String, Duration>,
-    /// Width of the last column, in characters.
-    room: usize,
+    live: Live,
+    screen: Screen,
+    task: v1::Task,
+    /// When the task was told.
+    since: Instant,
+    /// What each running session did last.
+    activities: BTreeMap<String, String>,
 }
 
 /// The last line of each session.
 #[derive(Debug, Default)]
 pub struct Lines {
     states: BTreeMap<String, v1::SessionState>,
+    activities: BTreeMap<String, String>,
     /// True after the result of verify on the base was shown.
     base: bool,
 }
@@ -43,10 +49,19 @@ impl Progress {
     /// Rows when standard error is a terminal, lines otherwise.
     #[must_use]
     pub fn new() -> Self {
-        if std::io::stderr().is_terminal() {
-            Self::Rows(Rows::default())
-        } else {
-            Self::Lines(Lines::default())
+        match Self::on_terminal() {
+            Self::Silent => Self::Lines(Lines::default()),
+            rows => rows,
+        }
+    }
+
+    /// Rows when standard error is a terminal, nothing otherwise.
+    #[must_use]
+    pub fn on_terminal() -> Self {
+        let screen = Screen::stderr();
+        match screen.is_terminal {
+            true => Self::Rows(Rows::on(screen, Live::new())),
+            false => Self::Silent,
         }
     }
 
@@ -55,6 +70,7 @@ impl Progress {
         match self {
             Self::Rows(rows) => rows.task(task),
             Self::Lines(lines) => lines.task(task),
+            Self::Silent => {}
         }
     }
 
@@ -68,21 +84,33 @@ impl Progress {
             return;
         };
         match self {
-            Self::Rows(rows) => rows.activity(&event.session, &text),
-            Self::Lines(_) => note(&format!("{}: {text}", event.session)),
+            Self::Rows(rows) => {
+                rows.activities.insert(event.session.clone(), text);
+                rows.paint();
+            }
+            Self::Lines(lines) => lines.activity(&event.session, text),
+            Self::Silent => {}
         }
     }
 
-    /// Leaves the rows as they are. Later output starts new rows.
+    /// Shows how the time passed.
+    pub fn tick(&mut self) {
+        if let Self::Rows(rows) = self {
+            rows.paint();
+        }
+    }
+
+    /// Takes the rows away, for a question or for good. What follows paints them again.
+    pub fn clear(&mut self) {
+        if let Self::Rows(rows) = self {
+            rows.live.clear();
+        }
+    }
+
+    /// Leaves the rows as they are.
     pub fn finish(&mut self) {
-        match self {
-            Self::Rows(rows) => {
-                for (name, bar) in std::mem::take(&mut rows.bars) {
-                    bar.abandon();
-                    rows.elapsed.insert(name, bar.elapsed());
-                }
-            }
-            Self::Lines(_) => {}
+        if let Self::Rows(rows) = self {
+            output::leave(&rows.live.end());
         }
     }
 }
@@ -93,75 +121,76 @@ impl Default for Progress {
     }
 }
 
+/// The columns of the rows; the last one has no title, as none has.
+const ROWS: [Column; 8] = [
+    Column::words("session", 0),
+    Column::words("adapter", 6),
+    Column::words("state", 0),
+    Column::words("agent", 5),
+    Column::number("tokens", 3),
+    Column::words("money", 4),
+    Column::number("time", 2),
+    Column::long("last"),
+];
+
 impl Rows {
+    fn on(screen: Screen, live: Live) -> Self {
+        Self {
+            live,
+            screen,
+            task: v1::Task::default(),
+            since: Instant::now(),
+            activities: BTreeMap::new(),
+        }
+    }
+
     fn task(&mut self, task: &v1::Task) {
-        let width = task.sessions.iter().map(|s| s.name.len()).max().unwrap_or_default();
-        // The rest of the line after the other columns.
-        self.room = usize::from(view::terminal_width().unwrap_or(80))
-            .saturating_sub(width + 68)
-            .max(20);
-        for session in &task.sessions {
-            let bar = self.bar(&session.name);
-            if bar.is_finished() {
-                continue;
-            }
-            let row = format!(
-                "{:width$}  {:<10}  {:<12}  {:>7}  {:<16}",
-                session.name,
-                view::session_state(session.state()),
-                view::one_line(&session.agent, 12),
-                view::tokens(session.usage.as_ref()),
-                view::one_line(&view::money(&session.money), 24),
-            );
-            if !session.state().is_ended() {
-                let activity = if session.waiting.is_empty() {
-                    &session.activity
-                } else {
-                    &session.waiting
-                };
-                bar.set_prefix(row);
-                bar.set_message(view::one_line(activity, self.room));
-                continue;
-            }
-            let last = session
-                .failure
-                .as_ref()
-                .map(|f| f.message.clone())
-                .or_else(|| session.verdict.as_ref().map(|v| v.message.clone()))
-                .unwrap_or_default();
-            // The row's own clock would continue; an ended session shows its own time.
-            let time = view::duration_ms(session).map_or_else(String::new, view::short_duration);
-            if let Ok(style) = ProgressStyle::with_template("  {prefix}  {msg}") {
-                bar.set_style(style);
-            }
-            bar.set_prefix(format!("{row}  {time:>8}"));
-            bar.abandon_with_message(view::one_line(&last, self.room));
-        }
+        self.task = task.clone();
+        self.since = Instant::now();
+        self.paint();
     }
 
-    fn activity(&mut self, session: &str, text: &str) {
-        if let Some(bar) = self.bars.get(session)
-            && !bar.is_finished()
-        {
-            bar.set_message(view::one_line(text, self.room));
-        }
+    fn paint(&mut self) {
+        let table = rows(&self.task, &self.activities, self.since.elapsed());
+        // A line that fills the terminal would wrap on some.
+        let width = self.screen.width().unwrap_or(80).saturating_sub(1);
+        let lines = table.rows_for(width, self.screen.colours);
+        self.live.show(&live::fitted(lines, self.screen));
     }
+}
 
-    fn bar(&mut self, name: &str) -> ProgressBar {
-        let (area, elapsed) = (&self.area, &self.elapsed);
-        self.bars
-            .entry(name.to_owned())
-            .or_insert_with(|| {
-                let elapsed = elapsed.get(name).copied().unwrap_or_default();
-                let bar = area.add(ProgressBar::new_spinner().with_elapsed(elapsed));
-                if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed:>8}  {msg}") {
-                    bar.set_style(style);
-                }
-                bar.enable_steady_tick(Duration::from_millis(250));
-                bar
-            })
-            .clone()
+/// The sessions of a task that was told some time ago.
+fn rows(task: &v1::Task, activities: &BTreeMap<String, String>, ago: Duration) -> Table {
+    let mut table = Table::new(ROWS);
+    for session in &task.sessions {
+        let is_over = session.state().is_ended();
+        let failure = session.failure.as_ref().map(|failure| failure.message.as_str());
+        let verdict = session.verdict.as_ref().map(|verdict| verdict.message.as_str());
+        let last = match is_over {
+            true => failure.or(verdict).unwrap_or_default(),
+            false if !session.waiting.is_empty() => &session.waiting,
+            false => activities.get(&session.name).map_or(&*session.activity, String::as_str),
+        };
+        let works = matches!(
+            session.state(),
+            v1::SessionState::Running | v1::SessionState::Verifying | v1::SessionState::Saving
+        );
+        let more = if works { ago } else { Duration::ZERO };
+        let more = u64::try_from(more.as_millis()).unwrap_or_default();
+        table.row(vec![
+            Cell::from(&session.name),
+            view::adapter(session).into(),
+            view::state_cell(session),
+            view::one_line(&session.agent, 20).into(),
+            view::tokens(session.usage.as_ref()).into(),
+            view::one_line(&view::money(&session.money), 24).into(),
+            view::duration_ms(session)
+                .map_or_else(String::new, |ran| view::short_duration(ran.saturating_add(more)))
+                .into(),
+            view::one_line(last, 500).into(),
+        ]);
     }
+    table
 }
 
 impl Lines {
@@ -189,6 +218,14 @@ impl Lines {
                 line += &format!(": {}", view::one_line(&verdict.message, 200));
             }
             note(&line);
+        }
+    }
+
+    /// What programs say twice, as their last words and as their answer, is told once.
+    fn activity(&mut self, session: &str, text: String) {
+        if self.activities.get(session) != Some(&text) {
+            note(&format!("{}: {text}", view::printable(session)));
+            self.activities.insert(session.to_owned(), text);
         }
     }
 }
@@ -243,28 +280,65 @@ pub fn describe(body: &Body) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn running() -> v1::Task {
-        let session = v1::Session {
-            name: "one".into(),
-            state: v1::SessionState::Running.into(),
+    fn task() -> v1::Task {
+        let session = |name: &str, state: v1::SessionState| v1::Session {
+            name: name.into(),
+            adapter: "claude-api".into(),
+            model: "claude-sonnet-5-5".into(),
+            state: state.into(),
+            started_at: Some(prost_time()),
+            ran: Some(kage_proto::convert::time::span(Duration::from_secs(61))),
+            agent: "agent-1".into(),
             ..v1::Session::default()
         };
         v1::Task {
-            sessions: vec![session],
+            sessions: vec![
+                session("claude-api-1", v1::SessionState::Running),
+                v1::Session {
+                    verdict: Some(v1::Verdict {
+                        message: "verify failed with exit code 1: FAILED  ten per cent off".into(),
+                        ..v1::Verdict::default()
+                    }),
+                    ..session("claude-api-2", v1::SessionState::Rejected)
+                },
+                v1::Session {
+                    started_at: None,
+                    waiting: "waits for an agent with claude-api; two have it, both full".into(),
+                    agent: String::new(),
+                    ..session("claude-api-3", v1::SessionState::Queued)
+                },
+            ],
             ..v1::Task::default()
         }
     }
 
+    fn prost_time() -> kage_proto::convert::time::Stamp {
+        kage_proto::convert::time::stamp(kage_core::time::Timestamp::from_millis(0))
+    }
+
     #[test]
-    fn rows_go_on_after_they_were_left_for_a_question() {
-        let mut progress = Progress::Rows(Rows::default());
-        progress.task(&running());
-        progress.finish();
-        progress.task(&running());
-        let Progress::Rows(rows) = &progress else {
-            unreachable!("made above");
+    fn rows_fit_the_terminal_and_their_time_goes_on() {
+        let activities = [("claude-api-1".to_owned(), "bash: cargo test".to_owned())].into();
+        let at = |width| {
+            rows(&task(), &activities, Duration::from_secs(5))
+                .rows_for(width, false)
+                .join("\n")
         };
-        assert!(rows.bars.values().all(|bar| !bar.is_finished()) && rows.bars.len() == 1);
+        insta::assert_snapshot!(at(119), @r#"
+        claude-api-1  claude-api:claude-sonnet-5-5  running   agent-1  1 m 06 s  bash: cargo test
+        claude-api-2  claude-api:claude-sonnet-5-5  rejected  agent-1  1 m 01 s  verify failed with exit code 1: FAILED  ten p…
+        claude-api-3  claude-api:claude-sonnet-5-5  queued                       waits for an agent with claude-api; two have …
+        "#);
+        insta::assert_snapshot!(at(79), @r#"
+        claude-api-1  running   agent-1  1 m 06 s  bash: cargo test
+        claude-api-2  rejected  agent-1  1 m 01 s  verify failed with exit code 1: FAI…
+        claude-api-3  queued                       waits for an agent with claude-api;…
+        "#);
+        insta::assert_snapshot!(at(39), @r#"
+        claude-api-1  running   1 m 06 s
+        claude-api-2  rejected  1 m 01 s
+        claude-api-3  queued
+        "#);
     }
 
     #[test]

@@ -25,9 +25,12 @@ use crate::config_file::meant;
 
 pub(crate) mod time;
 mod callers;
+pub(crate) mod coordinators;
 mod run;
 mod environment;
 mod context;
+
+use coordinators::Logins;
 
 pub use callers::CallerSettings;
 pub use context::ContextSettings;
@@ -67,6 +70,9 @@ pub struct CoordinatorSettings {
     pub ca_file: Option<PathBuf>,
     /// The project of the tasks; unset: the default project. A token may be for one project only.
     pub project: Option<ProjectId>,
+    /// True when the settings name it, and not a login.
+    #[serde(skip)]
+    pub is_named_by_settings: bool,
 }
 
 /// `[agent]`
@@ -203,6 +209,9 @@ pub enum SettingsError {
         #[source]
         source: config::ConfigError,
     },
+    /// The login in use cannot be read.
+    #[error("the login in use cannot be read; `kage login use local` leaves it")]
+    Login(#[source] coordinators::LoginsError),
     /// The user's failure table cannot be used.
     #[error("the user's failure table cannot be used")]
     Failures(#[source] LoadError),
@@ -288,6 +297,32 @@ pub const PROJECT_FILE: &str = "kage.toml";
 /// # Errors
 /// Names the wrong file, and the place in it.
 pub fn load() -> Result<Settings, SettingsError> {
+    let settings = written_and_set()?;
+    if settings.coordinator.url.is_some() {
+        let coordinator = CoordinatorSettings {
+            is_named_by_settings: true,
+            ..settings.coordinator
+        };
+        return Ok(Settings {
+            coordinator,
+            ..settings
+        });
+    }
+    let asked = std::env::var("KAGE_LOGIN").ok().filter(|name| !name.is_empty());
+    let login = Logins::of_user().map_or(Ok(None), |logins| logins.in_use(asked.as_deref()));
+    Ok(match login.map_err(SettingsError::Login)? {
+        None => settings,
+        Some(login) => Settings {
+            coordinator: CoordinatorSettings {
+                project: settings.coordinator.project.or(login.project),
+                ..login
+            },
+            ..settings
+        },
+    })
+}
+
+fn written_and_set() -> Result<Settings, SettingsError> {
     let user_file = user_dir().unwrap_or_default().join("config.toml");
     config::Config::builder()
         .add_source(File::from(user_file.clone()).format(FileFormat::Toml).required(false))

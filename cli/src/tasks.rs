@@ -252,6 +252,79 @@ pub async fn cancel(access: &Access, task_id: &str) -> anyhow::Result<v1::Task> 
     response.into_inner().task.context("the coordinator sent no task")
 }
 
+/// The tasks that a filter takes, as they are and as they change.
+pub struct WatchAll<'a> {
+    access: &'a Access,
+    filter: v1::TaskFilter,
+    cursor: String,
+    stream: Option<tonic::Streaming<v1::WatchTasksResponse>>,
+    /// How often the stream was cut since the last answer.
+    cuts: u32,
+}
+
+/// How often a watch is made again before the coordinator counts as gone, and the waits between.
+const MOST_CUTS: u32 = 12;
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
+
+impl<'a> WatchAll<'a> {
+    /// Begins with all that there are.
+    #[must_use]
+    pub const fn new(access: &'a Access, filter: v1::TaskFilter) -> Self {
+        Self {
+            access,
+            filter,
+            cursor: String::new(),
+            stream: None,
+            cuts: 0,
+        }
+    }
+
+    /// What is new. A connection that breaks is made again from where it was.
+    ///
+    /// # Errors
+    /// When the coordinator refuses, or stays unreachable.
+    pub async fn next(&mut self) -> Result<v1::watch_tasks_response::Item, ApiError> {
+        loop {
+            match self.step().await {
+                Ok(Some(item)) => {
+                    self.cuts = 0;
+                    return Ok(item);
+                }
+                Err(error) if !error.is_transient() || self.cuts >= MOST_CUTS => return Err(error),
+                // A stream has an end when the coordinator does.
+                Ok(None) | Err(_) => {
+                    self.stream = None;
+                    self.cuts += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<Option<v1::watch_tasks_response::Item>, ApiError> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let request = v1::WatchTasksRequest {
+                    project: self.access.project.to_string(),
+                    filter: Some(self.filter.clone()),
+                    cursor: self.cursor.clone(),
+                    ..v1::WatchTasksRequest::default()
+                };
+                let response = self.access.client.tasks().watch_tasks(request).await?;
+                self.stream.insert(response.into_inner())
+            }
+        };
+        while let Some(response) = stream.message().await? {
+            self.cursor = response.cursor;
+            if let Some(item) = response.item {
+                return Ok(Some(item));
+            }
+        }
+        Ok(None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,12 +1,15 @@
 //! Tasks and reports as they are shown: the words and numbers that tables use. No printing.
 
-use comfy_table::{ContentArrangement, Table, presets};
 use kage_core::report::checked_before;
+use kage_core::time::Timestamp;
 use kage_proto::convert::time::{Span, duration, time};
 use kage_proto::json::JsonMessage;
 use kage_proto::v1;
 use prost::{Message, Name};
 use serde::Serialize;
+
+use crate::table::{Cell, Column, Shape, Table};
+use crate::terminal::{self, Ink, Painted, Screen};
 
 /// A task with the comparison of its sessions, as JSON has them.
 #[derive(Debug, Serialize)]
@@ -25,6 +28,52 @@ impl ComparedJson {
             report: JsonMessage::of(report),
         }
     }
+}
+
+/// A task with what verify did for each of its results, as JSON has them.
+#[derive(Debug, Serialize)]
+pub struct ShownJson {
+    #[serde(flatten)]
+    task: JsonMessage,
+    verifications: Vec<Verification>,
+}
+
+impl ShownJson {
+    /// Both, as they are now.
+    #[must_use]
+    pub fn of(task: &v1::Task, verifications: Vec<Verification>) -> Self {
+        Self {
+            task: JsonMessage::of(task),
+            verifications,
+        }
+    }
+}
+
+/// What verify did for a result: everything that is needed to do it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    /// Name of the session whose result it was.
+    pub session: String,
+    /// The commit that was checked, in a clean checkout.
+    pub commit: String,
+    /// The command that prepared the checkout; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup: Option<String>,
+    pub command: String,
+    /// The folder of the checkout in which it ran; `.` is the top.
+    pub folder: String,
+    /// In a word, as of `Verdict.kind`.
+    pub verdict: &'static str,
+    /// Null when no command ended by itself.
+    pub exit_code: Option<i32>,
+    /// One sentence, for people.
+    pub message: String,
+    /// The end of the output of setup and verify; absent: there was none, or it is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<String>,
+    /// Name of the agent that ran it.
+    pub agent: String,
+    pub duration_ms: u64,
 }
 
 /// A message about a session, as JSON has it: with the task that the session is of.
@@ -148,93 +197,159 @@ pub fn one_line(text: &str, width: usize) -> String {
     line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// A foreign name for a terminal: characters that would move the cursor or change colours are
+/// A foreign name within a line: characters that would move the cursor, change colours or end the line are
 /// replaced.
 #[must_use]
 pub fn printable(name: &str) -> String {
-    name.replace(char::is_control, "\u{fffd}")
+    terminal::shown(&name.replace(char::is_control, "\u{fffd}")).into_owned()
 }
 
-/// A table as every command prints it.
+/// A table of words as text, for standard output; the last column has long texts.
 #[must_use]
-pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_BORDERS_ONLY)
-        .set_header(header.iter().copied());
-    if let Some(width) = terminal_width() {
-        table
-            .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(width);
+pub fn table(header: &[&'static str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    Table::of_words(header, rows)
+        .laid_out(Shape::of(Screen::stdout()))
+        .text()
+}
+
+/// The adapter of a session with its model: the one asked for, or in brackets the one that it took.
+#[must_use]
+pub fn adapter(session: &v1::Session) -> String {
+    let used = session.models.iter().filter(|used| !used.model.is_empty());
+    let used = used.max_by_key(|used| {
+        used.usage
+            .map_or(0, |usage| kage_core::usage::Usage::from(usage).total())
+    });
+    match (session.model.as_str(), used) {
+        ("", None) => session.adapter.clone(),
+        ("", Some(used)) => format!("{} ({})", session.adapter, used.model),
+        (model, _) => format!("{}:{model}", session.adapter),
     }
-    for row in rows {
-        table.add_row(row);
-    }
-    table.to_string()
 }
 
-/// Columns of the terminal; `None` when no output goes to one, so that lines may be long.
+/// The state of a session in its colour.
 #[must_use]
-pub fn terminal_width() -> Option<u16> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout())
-        .or_else(|_| rustix::termios::tcgetwinsize(std::io::stderr()))
-        .ok()?;
-    (size.ws_col > 0).then_some(size.ws_col)
+pub fn state_cell(session: &v1::Session) -> Cell {
+    let ink = match session.state() {
+        v1::SessionState::Verified => Ink::Good,
+        v1::SessionState::Rejected | v1::SessionState::Failed => Ink::Bad,
+        v1::SessionState::Unverified => Ink::Notice,
+        v1::SessionState::Cancelled | v1::SessionState::Queued => Ink::Faint,
+        v1::SessionState::Unspecified
+        | v1::SessionState::Running
+        | v1::SessionState::Claimed
+        | v1::SessionState::Verifying
+        | v1::SessionState::Saving => Ink::Plain,
+    };
+    Cell::new(ink, state_of(session))
 }
 
-/// The rows of a report, best first.
-#[must_use]
-pub fn report_rows(report: &v1::Report) -> Vec<Vec<String>> {
-    report
-        .rows
-        .iter()
-        .filter_map(|row| row.session.as_ref().map(|session| (row, session)))
-        .map(|(row, session)| {
-            let mark = if report.best.as_ref().is_some_and(|best| session.name == best.session) {
-                "*"
-            } else {
-                ""
-            };
-            vec![
-                format!("{}{mark}", row.rank),
-                session.name.clone(),
-                state_of(session),
-                session.result.as_ref().and_then(|r| r.diff.as_ref()).map_or_else(
-                    || "-".to_owned(),
-                    |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
-                ),
-                match row.suspicious {
-                    true => format!("{}, suspicious", risk(row.risk())),
-                    false => risk(row.risk()).to_owned(),
-                },
-                tokens(session.usage.as_ref()),
-                money(&session.money),
-                duration_ms(session).map_or_else(|| "-".to_owned(), short_duration),
-                notes(row),
-            ]
-        })
-        .collect()
-}
-
-pub const REPORT_HEADER: [&str; 9] = [
-    "#", "session", "state", "change", "risk", "tokens", "money", "time", "notes",
+/// The columns of a report.
+const REPORT: [Column; 10] = [
+    Column::words("#", 0),
+    Column::words("session", 0),
+    Column::words("adapter", 6),
+    Column::words("state", 0),
+    Column::words("change", 4),
+    Column::words("risk", 3),
+    Column::number("tokens", 5),
+    Column::words("money", 1),
+    Column::number("time", 2),
+    Column::long("notes"),
 ];
+
+/// The sessions of a report, best first.
+#[must_use]
+pub fn report(report: &v1::Report) -> Table {
+    let mut table = Table::new(REPORT);
+    let rows = report.rows.iter();
+    for (row, session) in rows.filter_map(|row| row.session.as_ref().map(|session| (row, session))) {
+        let is_best = report.best.as_ref().is_some_and(|best| session.name == best.session);
+        let change = session.result.as_ref().and_then(|r| r.diff.as_ref());
+        let change = change.map_or_else(
+            || "-".to_owned(),
+            |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
+        );
+        // Without a result there is no risk to speak of.
+        let risk = match (&session.result, row.suspicious) {
+            (None, _) => Cell::from("-"),
+            (Some(_), true) => Cell::new(Ink::Bad, format!("{}, suspicious", risk(row.risk()))),
+            (Some(_), false) => Cell::new(
+                match row.risk() {
+                    v1::Risk::High => Ink::Bad,
+                    v1::Risk::Low => Ink::Notice,
+                    v1::Risk::None | v1::Risk::Unspecified => Ink::Plain,
+                },
+                risk(row.risk()),
+            ),
+        };
+        let (mark, ink) = if is_best { ("*", Ink::Strong) } else { ("", Ink::Plain) };
+        table.row(vec![
+            Cell::new(ink, format!("{}{mark}", row.rank)),
+            Cell::new(ink, &session.name),
+            adapter(session).into(),
+            state_cell(session),
+            change.into(),
+            risk,
+            tokens(session.usage.as_ref()).into(),
+            money(&session.money).into(),
+            duration_ms(session)
+                .map_or_else(|| "-".to_owned(), short_duration)
+                .into(),
+            notes(row).into(),
+        ]);
+    }
+    table
+}
+
+/// What is said below the sessions of a report: a line each.
+#[must_use]
+pub fn report_notes(report: &v1::Report) -> String {
+    let best = report.best.as_ref();
+    let risky = best.filter(|best| best.reason() == v1::BestReason::HighRisk);
+    let lines = report.notes.iter().chain(risky.map(|best| &best.message));
+    lines.map(|line| one_line(line, NOTE) + "\n").collect()
+}
 
 /// The report as a table, with the notes on all sessions below it.
 #[must_use]
-pub fn report_text(report: &v1::Report) -> String {
-    let mut text = table(&REPORT_HEADER, report_rows(report));
-    for note in &report.notes {
-        text += &format!("\n{}", one_line(note, NOTE));
-    }
-    if let Some(best) = report
-        .best
-        .as_ref()
-        .filter(|best| best.reason() == v1::BestReason::HighRisk)
-    {
-        text += &format!("\n{}", one_line(&best.message, NOTE));
+pub fn report_text(report: &v1::Report, shape: Shape) -> Painted {
+    let mut text = self::report(report).laid_out(shape);
+    let notes = report_notes(report);
+    if !notes.is_empty() {
+        text.push(Ink::Plain, format!("\n{notes}"));
     }
     text
+}
+
+/// How long ago a time is, in few characters.
+#[must_use]
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let seconds = now.since(then).as_secs();
+    let unit = UNITS.into_iter().find(|(length, _)| seconds >= *length);
+    unit.map_or_else(
+        || "now".to_owned(),
+        |(length, name)| format!("{} {name} ago", seconds / length),
+    )
+}
+
+/// What sessions cost together: amounts of one provenance are added up, others stand side by side.
+#[must_use]
+pub fn money_of<'a>(sessions: impl Iterator<Item = &'a v1::Session>) -> String {
+    let mut sums: Vec<v1::Money> = Vec::new();
+    for amount in sessions.flat_map(|session| &session.money) {
+        let same = sums.iter_mut().find(|sum| {
+            sum.provenance == amount.provenance
+                && sum.currency == amount.currency
+                && sum.pico.is_some() == amount.pico.is_some()
+        });
+        match same {
+            Some(sum) => sum.pico = sum.pico.zip(amount.pico).map(|(a, b)| a.saturating_add(b)),
+            None => sums.push(amount.clone()),
+        }
+    }
+    money(&sums)
 }
 
 /// Most characters of one note: an incident, and the reason of the decision.
@@ -441,11 +556,65 @@ mod tests {
             rows: vec![row],
             ..v1::Report::default()
         };
-        let told = report_rows(&report)[0].last().unwrap().clone();
+        let table = super::report(&report);
+        let told = (*table.texts().next().unwrap().last().unwrap()).to_owned();
         assert_eq!(
             told,
             format!("changes tests: a; {incident}; failed: not authorised: the key is refused")
         );
+    }
+
+    #[test]
+    fn times_are_told_from_now() {
+        let at = |seconds: u64| Timestamp::from_millis(seconds * 1_000);
+        let told = |seconds: u64| ago(at(1_000_000 - seconds), at(1_000_000));
+        assert_eq!(
+            [0, 59, 60, 7_199, 90_000].map(told),
+            ["now", "59 s ago", "1 min ago", "1 h ago", "1 d ago"]
+        );
+        assert_eq!(ago(at(20), at(10)), "now", "the coordinator's clock is ahead");
+    }
+
+    #[test]
+    fn money_of_one_provenance_is_added_up_and_no_other() {
+        let session = |pico: Option<i64>, provenance: v1::Provenance| v1::Session {
+            money: vec![v1::Money {
+                pico,
+                currency: "USD".into(),
+                provenance: provenance.into(),
+            }],
+            ..v1::Session::default()
+        };
+        let sessions = [
+            session(Some(15_000_000_000), v1::Provenance::Billed),
+            session(Some(20_000_000_000), v1::Provenance::Reported),
+            session(Some(5_000_000_000), v1::Provenance::Billed),
+            session(None, v1::Provenance::Unknown),
+            session(None, v1::Provenance::Unknown),
+        ];
+        assert_eq!(money_of(sessions.iter()), "$0.0200, $0.0200 reported, price unknown");
+        assert_eq!(money_of([].into_iter()), "-");
+    }
+
+    #[test]
+    fn a_model_is_named_whoever_chose_it() {
+        let mut session = v1::Session {
+            adapter: "claude-code".into(),
+            ..v1::Session::default()
+        };
+        assert_eq!(adapter(&session), "claude-code");
+        let used = |model: &str, input| v1::ModelUsage {
+            model: model.into(),
+            usage: Some(v1::Usage {
+                input,
+                ..v1::Usage::default()
+            }),
+            ..v1::ModelUsage::default()
+        };
+        session.models = vec![used("claude-haiku-5-5", 3), used("claude-opus-5-5", 900)];
+        assert_eq!(adapter(&session), "claude-code (claude-opus-5-5)");
+        session.model = "claude-sonnet-5-5".into();
+        assert_eq!(adapter(&session), "claude-code:claude-sonnet-5-5");
     }
 
     #[test]

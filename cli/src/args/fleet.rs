@@ -1,6 +1,7 @@
 //! What can be typed about the parts that run: coordinators, agents, and the tokens that let
 //! people and agents in.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -86,6 +87,48 @@ pub enum TokenSubcommand {
         /// Id of the token; of a join token, the part before the last.
         token: String,
     },
+}
+
+/// Which coordinator commands use.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LoginCommand {
+    #[command(subcommand)]
+    pub command: Option<LoginSubcommand>,
+    #[command(flatten)]
+    pub login: Login,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LoginSubcommand {
+    /// List the coordinators that were logged in to.
+    Ls,
+    /// Use one of them from now on; KAGE_LOGIN=NAME does so for one command.
+    Use {
+        /// Its name, or `local` for the coordinator of this machine.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Login {
+    /// Address of the coordinator: https://HOST:7443.
+    pub url: Option<String>,
+    /// Name for it [default: its host].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// File with the token; `-` reads standard input [default: it is asked for].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Copy of the certificate of its CA: `tls/ca.pem` of its data folder.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The same certificate as `kage token create` prints it.
+    #[arg(long, value_name = "TEXT", conflicts_with = "ca_file")]
+    pub ca: Option<String>,
+    /// Project of the tasks [default: the default project].
+    #[arg(long, value_name = "PROJECT")]
+    pub project: Option<String>,
 }
 
 #[derive(Debug, Args)]

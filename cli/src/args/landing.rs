@@ -21,6 +21,9 @@ pub struct Diff {
     /// Print only the paths.
     #[arg(long, conflicts_with = "stat")]
     pub name_only: bool,
+    /// Print bytes as they are, also to a terminal.
+    #[arg(long)]
+    pub raw: bool,
 }
 
 /// Which result to land where, and whether to do it.

@@ -34,8 +34,7 @@ const SAME_AGAIN: [&str; 21] = [
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// The task in words; `-` reads it from standard input.
-    #[arg(required_unless_present_any = ["prompt_file", "again"])]
+    /// The task in words; `-` reads it from standard input [default: what you write in $EDITOR].
     pub prompt: Option<String>,
     /// Read the prompt from a file.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", hide_short_help = true)]

@@ -35,8 +35,7 @@ pub struct Waiting {
 pub struct Send {
     #[command(flatten)]
     pub session: SessionArg,
-    /// What to do next, in words; `-` reads it from standard input.
-    #[arg(required_unless_present = "prompt_file")]
+    /// What to do next, in words; `-` reads it from standard input [default: what you write in $EDITOR].
     pub prompt: Option<String>,
     /// Read the words from a file.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]

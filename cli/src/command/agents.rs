@@ -22,6 +22,7 @@ use crate::daemon;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
+use crate::table::Table;
 use crate::tasks;
 use crate::view;
 
@@ -128,7 +129,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let agents = all(&access.client).await?;
     invocation.out.messages("agent", &agents)?;
-    invocation.out.text(&view::table(
+    invocation.out.table(&Table::of_words(
         &[
             "agent", "name", "state", "pid", "busy", "can", "contains", "labels", "adapters",
         ],

@@ -10,6 +10,7 @@ use crate::args::{CheckpointArg, CheckpointCreate, CheckpointRestore, Checkpoint
 use crate::connect::Access;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
+use crate::table::Table;
 use crate::tasks;
 use crate::view;
 
@@ -27,7 +28,7 @@ pub(super) async fn ls(invocation: &Invocation, args: Checkpoints) -> anyhow::Re
         ];
         invocation
             .out
-            .text(&view::table(&header, listed.checkpoints.iter().map(row)))?;
+            .table(&Table::of_words(&header, listed.checkpoints.iter().map(row)))?;
     }
     Ok(Exit::Done)
 }

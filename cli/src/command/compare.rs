@@ -3,10 +3,11 @@
 use kage_proto::v1;
 
 use super::compare_by;
-use crate::args::Compare;
+use crate::args::{Compare, Format};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
 use crate::output::note;
+use crate::table::{Shape, Table};
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 
@@ -19,10 +20,13 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     let response = tasks::report(&access, &task.id).await?;
     let report = response.report.unwrap_or_default();
     invocation.out.result("task", &ComparedJson::of(&task, &report))?;
+    let out = invocation.out;
     if args.markdown {
-        invocation.out.text(&markdown(&report))?;
+        out.text(&markdown(&report))?;
+    } else if out.format() == Format::Tsv {
+        out.table(&view::report(&report))?;
     } else {
-        invocation.out.text(&view::report_text(&report))?;
+        out.paged(&view::report_text(&report, Shape::of(out.screen())))?;
     }
     if report.provisional {
         note("sessions are still running: the order may change");
@@ -32,23 +36,19 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
 
 /// The report as Markdown: a table, and the notes on all sessions.
 pub(super) fn markdown(report: &v1::Report) -> String {
-    let mut text = table(&view::report_rows(report));
+    let mut text = table(&view::report(report));
     for sentence in &report.notes {
         text += &format!("\n{}\n", view::one_line(sentence, 500));
     }
     text
 }
 
-fn table(rows: &[Vec<String>]) -> String {
+fn table(table: &Table) -> String {
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(view::REPORT_HEADER.iter().map(|s| (*s).to_owned()).collect());
-    text += &line(view::REPORT_HEADER.iter().map(|_| "---".to_owned()).collect());
-    for row in rows {
-        text += &line(
-            row.iter()
-                .map(|cell| cell.replace('|', "\\|").replace('\n', " "))
-                .collect(),
-        );
+    let mut text = line(table.titles().map(str::to_owned).collect());
+    text += &line(table.titles().map(|_| "---".to_owned()).collect());
+    for row in table.texts() {
+        text += &line(row.iter().map(|cell| cell.replace('|', "\\|")).collect());
     }
     text
 }

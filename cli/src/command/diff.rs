@@ -15,6 +15,7 @@ use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::result::{self, FetchedResult};
 use crate::tasks;
+use crate::terminal::{Ink, Painted};
 
 mod stat;
 
@@ -136,11 +137,15 @@ pub(super) async fn run(invocation: &Invocation, args: Diff) -> anyhow::Result<E
         let files = files(&fetched, &from).await?;
         diff.files = Some(files.iter().map(FileJson::of).collect());
         invocation.out.result("diff", &diff)?;
-        invocation.out.raw(&if args.stat {
+        let text = if args.stat {
             stat::stat(&files)
         } else {
             stat::names(&files)
-        })?;
+        };
+        match args.raw {
+            true => invocation.out.unchanged(&text)?,
+            false => invocation.out.raw(&text)?,
+        }
         return Ok(Exit::Done);
     }
     let (mirror, base, commit) = (fetched.mirror.path().to_owned(), from.clone(), fetched.commit.clone());
@@ -149,8 +154,36 @@ pub(super) async fn run(invocation: &Invocation, args: Diff) -> anyhow::Result<E
     diff.data = (text.as_bytes() != patch).then(|| BASE64.encode(&patch));
     diff.patch = Some(&text);
     invocation.out.result("diff", &diff)?;
-    invocation.out.raw(&patch)?;
+    match invocation.out.screen().is_terminal && !args.raw {
+        true => invocation.out.paged(&coloured(&text))?,
+        false => invocation.out.unchanged(&patch)?,
+    }
     Ok(Exit::Done)
+}
+
+/// A patch with the colours that git gives it.
+fn coloured(patch: &str) -> Painted {
+    let mut painted = Painted::default();
+    // Lines of files begin with one character, those about files do not come after `@@`.
+    let mut in_hunk = false;
+    for line in patch.split_inclusive('\n') {
+        let ink = match line.as_bytes().first() {
+            _ if line.starts_with("diff ") => {
+                in_hunk = false;
+                Ink::Strong
+            }
+            Some(b'@') => {
+                in_hunk = true;
+                Ink::Notice
+            }
+            Some(b'+') if in_hunk => Ink::Good,
+            Some(b'-') if in_hunk => Ink::Bad,
+            Some(_) | None if in_hunk => Ink::Plain,
+            Some(_) | None => Ink::Faint,
+        };
+        painted.push(ink, line);
+    }
+    painted
 }
 
 async fn files(fetched: &FetchedResult, from: &Oid) -> anyhow::Result<Vec<FileDiff>> {
@@ -174,6 +207,23 @@ async fn files(fetched: &FetchedResult, from: &Oid) -> anyhow::Result<Vec<FileDi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_patch_is_coloured_by_its_lines_and_stays_the_same_text() {
+        let patch = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@ f\n a\n-b\u{1b}[2J\n--- c\n+d\n";
+        let painted = coloured(patch);
+        assert_eq!(painted.text(), patch);
+        insta::assert_snapshot!(painted.for_terminal(true).replace('\u{1b}', "^"), @r#"
+        ^[1mdiff --git a/x b/x^[0m
+        ^[2m--- a/x^[0m
+        ^[2m+++ b/x^[0m
+        ^[33m@@ -1,2 +1,2 @@ f^[0m
+         a
+        ^[31m-b�[2J^[0m
+        ^[31m--- c^[0m
+        ^[32m+d^[0m
+        "#);
+    }
 
     #[test]
     fn what_is_compared_is_told_by_its_place() {

@@ -1,6 +1,7 @@
-//! `kage logs`: the output of sessions, unchanged.
+//! `kage logs`: the output of sessions. In a pipe it is unchanged; with several sessions each line says whose
+//! it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
@@ -9,9 +10,11 @@ use serde::Serialize;
 use crate::args::{Format, Logs};
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
-use crate::output::note;
+use crate::output::Output;
 use crate::tasks;
-use crate::view::OfTaskJson;
+use crate::terminal::{Ink, Painted};
+use crate::transcript::{self, Lines};
+use crate::view::{self, OfTaskJson};
 use crate::watch::{Request, Watch};
 
 /// A piece of output: the message, with its text instead of its bytes if the text has all of them.
@@ -94,6 +97,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
         vec![v1::OutputStream::Stdout, v1::OutputStream::Stderr]
     };
     let several = args.session.is_none() && task.sessions.len() > 1;
+    let mut printed = Printed::new(invocation.out, (args.raw, args.transcript), &task, several);
     let mut watch = Watch::new(
         access.client,
         Request {
@@ -103,7 +107,6 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
             follow: args.follow,
         },
     );
-    let mut source = String::new();
     let mut texts = Texts::default();
     let mut all = Vec::new();
     while let Some(item) = watch.next().await? {
@@ -112,20 +115,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
             continue;
         }
         match invocation.out.format() {
-            Format::Human => {
-                let this = format!(
-                    "{} ({}, attempt {})",
-                    chunk.session,
-                    chunk.job().as_str(),
-                    chunk.attempt
-                );
-                // With several sources, name the source whenever it changes.
-                if several && this != source {
-                    note(&format!("==> {this} <=="));
-                    source = this;
-                }
-                invocation.out.raw(&chunk.data)?;
-            }
+            Format::Human | Format::Tsv => printed.take(&chunk)?,
             Format::Json => all.extend(texts.take(chunk).map(|chunk| OutputJson::of(&task.id, chunk))),
             Format::Jsonl => {
                 if let Some(chunk) = texts.take(chunk) {
@@ -134,6 +124,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
             }
         }
     }
+    printed.finish()?;
     for chunk in texts.finish() {
         let last = OutputJson::of(&task.id, chunk);
         invocation.out.happening("output", &last)?;
@@ -141,6 +132,119 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
     }
     invocation.out.document(&all)?;
     Ok(Exit::Done)
+}
+
+/// How output is printed for people.
+#[derive(Debug)]
+struct Printed {
+    out: Output,
+    manner: Manner,
+    /// Columns of the names in front of lines; 0: none are there.
+    names: usize,
+    /// Lines that were begun, by their source.
+    begun: BTreeMap<Source, Lines>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Bytes as they come.
+    Bytes,
+    /// Line by line.
+    Lines,
+    /// Each line is a message of a conversation.
+    Conversation,
+}
+
+/// Session, job, attempt and stream of a piece.
+type Source = (String, i32, u32, i32);
+
+impl Printed {
+    fn new(out: Output, raw_and_transcript: (bool, bool), task: &v1::Task, several: bool) -> Self {
+        let manner = match raw_and_transcript {
+            (true, _) => Manner::Bytes,
+            (false, true) => Manner::Conversation,
+            // A terminal gets whole characters, and a program in a pipe what was written.
+            (false, false) if several || out.screen().is_terminal => Manner::Lines,
+            (false, false) => Manner::Bytes,
+        };
+        let longest = task.sessions.iter().map(|session| session.name.chars().count()).max();
+        Self {
+            out,
+            manner,
+            names: if several {
+                longest.unwrap_or_default() + "/verify".len()
+            } else {
+                0
+            },
+            begun: BTreeMap::new(),
+        }
+    }
+
+    fn take(&mut self, chunk: &v1::OutputChunk) -> std::io::Result<()> {
+        if self.manner == Manner::Bytes {
+            return self.out.unchanged(&chunk.data);
+        }
+        let source = (chunk.session.clone(), chunk.job, chunk.attempt, chunk.stream);
+        let lines = self.begun.entry(source.clone()).or_default().take(&chunk.data);
+        lines.iter().try_for_each(|line| self.line(&source, line))
+    }
+
+    fn finish(&mut self) -> std::io::Result<()> {
+        for (source, lines) in std::mem::take(&mut self.begun) {
+            if let Some(line) = lines.finish() {
+                self.line(&source, &line)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&self, source: &Source, line: &[u8]) -> std::io::Result<()> {
+        if self.manner == Manner::Lines && !self.out.screen().is_terminal {
+            return self
+                .out
+                .unchanged(&[self.name(source).as_bytes(), line, b"\n"].concat());
+        }
+        let text = match self.manner {
+            Manner::Conversation => transcript::told(line),
+            // What draws over its own line, as bars do, drew several.
+            Manner::Lines | Manner::Bytes => {
+                let text = String::from_utf8_lossy(line).replace("\r\n", "\n");
+                Painted::from(text.trim_end_matches('\r').replace('\r', "\n") + "\n")
+            }
+        };
+        let name = self.name(source);
+        let mut told = Painted::default();
+        for line in text.lines() {
+            told.push(Ink::Faint, name.clone());
+            for (ink, words) in line {
+                told.push(ink, words);
+            }
+            told.push(Ink::Plain, "\n");
+        }
+        match told.is_empty() {
+            true => Ok(()),
+            false => self.out.painted(&told),
+        }
+    }
+
+    /// What stands in front of a line: whose it is, and of which job.
+    fn name(&self, (session, job, attempt, _): &Source) -> String {
+        if self.names == 0 {
+            return String::new();
+        }
+        let job = match v1::JobKind::try_from(*job) {
+            Ok(v1::JobKind::Verify) => "/verify",
+            Ok(v1::JobKind::Baseline) => "/base",
+            Ok(v1::JobKind::Session | v1::JobKind::Unspecified) | Err(_) => "",
+        };
+        let again = if *attempt > 1 {
+            format!("#{attempt}")
+        } else {
+            String::new()
+        };
+        let name = format!("{}{job}{again}", view::printable(session));
+        format!("{name:width$} | ", width = self.names)
+    }
 }
 
 #[cfg(test)]

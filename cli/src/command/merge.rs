@@ -2,7 +2,7 @@
 //! another one.
 
 use kage_git::UserRepo;
-use kage_git::landing::{self, Merged, MovedSubmodule};
+use kage_git::landing::{self, Branch, Merged, MovedSubmodule, push};
 
 use super::apply::pick;
 use super::merge_into;
@@ -81,6 +81,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
             tell_hooks(&more.hooks_not_run);
             tell_submodules(&way, &submodules);
             tell_undo(more.undo.as_deref());
+            tell_default_branch(&repository).await?;
         }
         Merged::LeftConflicts => {
             tell(invocation.out, &task, &fetched, &paths, true, None, &Landing::default())?;
@@ -93,6 +94,30 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
         }
     }
     Ok(Exit::Done)
+}
+
+/// Warns that the commit is on the branch that others begin at: it is theirs with the next push.
+async fn tell_default_branch(repository: &UserRepo) -> anyhow::Result<()> {
+    let Some(name) = repository.branch().await? else {
+        return Ok(());
+    };
+    let name = String::from_utf8_lossy(&name).trim_end().to_owned();
+    let Ok(branch) = Branch::parse(&name) else {
+        return Ok(());
+    };
+    let (remote, upstream) = push::remotes(repository, &branch).await?;
+    let Some(remote) = upstream.or(remote) else {
+        return Ok(());
+    };
+    let first = push::default_branch(repository, &remote).await?;
+    if first.is_some_and(|first| name.strip_prefix("refs/heads/") == Some(first.name.as_str())) {
+        let shown = view::printable(branch.as_str());
+        note(&format!(
+            "warning: {shown} is the default branch of {}; `kage merge --into BRANCH` or `--pr` lands beside it",
+            view::printable(&remote.name)
+        ));
+    }
+    Ok(())
 }
 
 /// Only git itself brings along what is checked out in them.

@@ -18,6 +18,7 @@ use crate::args::Run;
 use crate::base::{self, excludes};
 use crate::connect::Access;
 use crate::contexts;
+use crate::editor;
 use crate::environment::LeftValues;
 use crate::exit::{Detail, Exit, Refusal};
 use crate::follow::{self, Followed};
@@ -28,6 +29,7 @@ use crate::landing;
 use crate::output::note;
 use crate::result;
 use crate::run_plan::{MAX_HOLD, RunPlan};
+use crate::table::Shape;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 use crate::work_folder::WorkFolder;
@@ -87,7 +89,9 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         }
     };
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
-    invocation.out.text(&view::report_text(&report))?;
+    invocation
+        .out
+        .painted(&view::report_text(&report, Shape::of(invocation.out.screen())))?;
     // Before anything that may fail: the result is there, whether it can be applied or not.
     invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     let best = report.best.clone().unwrap_or_default();
@@ -141,7 +145,8 @@ async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) ->
     tell(&plan.environment);
     place.tell();
     landed_settings::tell(&invocation.state, &place);
-    let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
+    let what = "What is to be done? The first line is the task's name in lists.";
+    let prompt = asked_prompt(args.prompt.as_deref(), args.prompt_file.as_deref(), what)?;
     let access = invocation.started().await?;
     let project = access.project.clone();
     let options = SnapshotOptions {
@@ -266,6 +271,17 @@ fn tell(environment: &TaskEnvironment) {
     for (what, names) in told.into_iter().filter(|(_, names)| !names.is_empty()) {
         note(&format!("{what}: {}", names.join(", ")));
     }
+}
+
+/// What is to be done, which is written in an editor when nothing says it.
+pub(super) fn asked_prompt(typed: Option<&str>, file: Option<&Path>, what: &str) -> anyhow::Result<String> {
+    if typed.is_none() && file.is_none() {
+        let written = editor::words(what)?;
+        return Ok(written.ok_or_else(|| {
+            Refusal::usage("say what is to be done: in words, by --prompt-file FILE, or with `-` from standard input")
+        })?);
+    }
+    prompt(typed, file)
 }
 
 /// A person's words: as they were typed, of a file, or from standard input; none is empty.

@@ -12,11 +12,16 @@ use crate::hold;
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::picked;
+use crate::table::Shape;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
 
 pub(super) async fn run(invocation: &Invocation, args: Send) -> anyhow::Result<Exit> {
-    let text = run::prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
+    let text = run::asked_prompt(
+        args.prompt.as_deref(),
+        args.prompt_file.as_deref(),
+        "What is the session to do next?",
+    )?;
     if text.trim().is_empty() {
         return Err(Refusal::usage("there is nothing to send: say what the session is to do next").into());
     }
@@ -91,7 +96,9 @@ pub(super) async fn finish(
         }
     };
     let report = tasks::report(access, &task.id).await?.report.unwrap_or_default();
-    invocation.out.text(&view::report_text(&report))?;
+    invocation
+        .out
+        .painted(&view::report_text(&report, Shape::of(invocation.out.screen())))?;
     invocation.out.result("task", &ComparedJson::of(&task, &report))?;
     let id = view::short_id(&task.id);
     if let Some(session) = task.sessions.iter().find(|found| found.name == session) {

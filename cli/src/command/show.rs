@@ -4,23 +4,66 @@ use kage_core::contain;
 use kage_core::priority::Priority;
 use kage_proto::convert::contain::claimed;
 use kage_proto::v1;
+use serde::Serialize;
 
+use crate::args::{Format, Show};
 use crate::exit::Exit;
 use crate::invocation::Invocation;
+use crate::table::{Cell, Column, Table};
 use crate::tasks;
-use crate::view;
+use crate::terminal::Ink;
+use crate::verification::verifications;
+use crate::view::{self, ShownJson};
 
-pub(super) async fn run(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
+/// A prompt, whole.
+#[derive(Debug, Serialize)]
+struct PromptJson<'a> {
+    task_id: &'a str,
+    prompt: &'a str,
+}
+
+const COLUMNS: [Column; 9] = [
+    Column::words("session", 0),
+    Column::words("adapter", 6),
+    Column::words("state", 0),
+    Column::words("agent", 5),
+    Column::number("tries", 7),
+    Column::number("tokens", 3),
+    Column::words("money", 2),
+    Column::number("time", 1),
+    Column::long("last"),
+];
+
+pub(super) async fn run(invocation: &Invocation, args: Show) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let task = tasks::find(&access, asked).await?;
-    invocation.out.message("task", &task)?;
+    let task = tasks::find(&access, args.task).await?;
+    if args.prompt {
+        let prompt = task.spec.as_ref().map_or("", |spec| &spec.prompt);
+        let of = PromptJson {
+            task_id: &task.id,
+            prompt,
+        };
+        invocation.out.result("prompt", &of)?;
+        // As it was given, with its own line ends.
+        invocation.out.raw(prompt.as_bytes())?;
+        if !prompt.ends_with('\n') {
+            invocation.out.raw(b"\n")?;
+        }
+        return Ok(Exit::Done);
+    }
+    match invocation.out.format() {
+        Format::Json | Format::Jsonl => {
+            let verifications = verifications(&access, &task).await?;
+            invocation.out.result("task", &ShownJson::of(&task, verifications))?;
+        }
+        Format::Human | Format::Tsv => {}
+    }
     invocation.out.text(&heading(&task))?;
-    invocation.out.text(&view::table(
-        &[
-            "session", "adapter", "state", "agent", "tries", "tokens", "money", "time", "last",
-        ],
-        task.sessions.iter().map(row),
-    ))?;
+    let mut table = Table::new(COLUMNS);
+    for session in &task.sessions {
+        table.row(row(session));
+    }
+    invocation.out.table(&table)?;
     // A table shortens long texts, and the reason for waiting is what people look for here.
     for session in task.sessions.iter().filter(|session| !session.waiting.is_empty()) {
         invocation.out.text(&format!("{}: {}", session.name, session.waiting))?;
@@ -48,6 +91,12 @@ fn heading(task: &v1::Task) -> String {
         view::task_state(task.state()),
         view::one_line(&task.prompt_excerpt, 200)
     );
+    if task.prompt_size > view::one_line(&task.prompt_excerpt, 200).len() as u64 {
+        text += &format!(
+            "        `kage show {} --prompt` prints the whole\n",
+            view::short_id(&task.id)
+        );
+    }
     if let Some(repository) = spec.and_then(|s| s.repository.as_ref()) {
         text += &format!(
             "base: {} of {}\n",
@@ -123,7 +172,7 @@ fn checkpoints(session: &v1::Session) -> String {
     text
 }
 
-fn row(session: &v1::Session) -> Vec<String> {
+fn row(session: &v1::Session) -> Vec<Cell> {
     let last = if let Some(failure) = &session.failure {
         &failure.message
     } else if let Some(verdict) = &session.verdict {
@@ -133,21 +182,22 @@ fn row(session: &v1::Session) -> Vec<String> {
     } else {
         &session.activity
     };
-    let adapter = if session.model.is_empty() {
-        session.adapter.clone()
-    } else {
-        format!("{}:{}", session.adapter, session.model)
+    let tries = match session.attempts {
+        0 => "-".to_owned(),
+        tries => tries.to_string(),
     };
     vec![
-        session.name.clone(),
-        adapter,
-        view::state_of(session),
-        session.agent.clone(),
-        session.attempts.to_string(),
-        view::tokens(session.usage.as_ref()),
-        view::money(&session.money),
-        view::duration_ms(session).map_or_else(|| "-".to_owned(), view::short_duration),
-        view::one_line(last, 100),
+        Cell::new(Ink::Strong, &session.name),
+        view::adapter(session).into(),
+        view::state_cell(session),
+        session.agent.clone().into(),
+        tries.into(),
+        view::tokens(session.usage.as_ref()).into(),
+        view::money(&session.money).into(),
+        view::duration_ms(session)
+            .map_or_else(|| "-".to_owned(), view::short_duration)
+            .into(),
+        view::one_line(last, 200).into(),
     ]
 }
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use kage_core::access::Capabilities;
 use kage_core::task::Labels;
 use kage_core::time::in_words;
@@ -17,8 +19,8 @@ use crate::assignments;
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
 use crate::output::note;
+use crate::table::Table;
 use crate::tasks;
-use crate::view;
 
 /// How long a join token is good, if nothing else is asked for.
 const JOIN_TOKEN_LIFE: Duration = Duration::from_secs(10 * 60);
@@ -51,12 +53,26 @@ pub(super) async fn create(invocation: &Invocation, args: TokenCreate) -> anyhow
     invocation.out.message("new_token", &response)?;
     invocation.out.text(&response.bearer)?;
     let token = response.token.unwrap_or_default();
+    let ca = access.credentials.ca.as_ref();
+    let ca = ca.map_or_else(String::new, |ca| format!(" --ca {}", BASE64.encode(ca.content())));
     note(&format!(
-        "put it into a file that only you can read, and name that in coordinator.token_file; `kage token revoke {}` \
-         takes it back",
+        "on the other machine: kage login {}{ca} (it asks for the token); `kage token revoke {}` takes it back",
+        from_elsewhere(&access.url),
         token.id
     ));
     Ok(Exit::Done)
+}
+
+/// The address of the coordinator as another machine has it; a person has to say it when this one uses loopback.
+fn from_elsewhere(url: &str) -> String {
+    let authority = url.rsplit("//").next().unwrap_or_default();
+    let is_loopback = ["127.", "localhost", "[::1]"]
+        .iter()
+        .any(|name| authority.starts_with(name));
+    match (is_loopback, authority.rsplit_once(':')) {
+        (true, Some((_, port))) => format!("https://HOST:{port}"),
+        _ => url.to_owned(),
+    }
 }
 
 /// What was asked of a join token by name.
@@ -134,9 +150,13 @@ async fn create_join_token(invocation: &Invocation, args: TokenCreate) -> anyhow
         uses => format!("{uses} agents"),
     };
     note(&format!(
-        "good for {agents}, within {}: kage agent run --join TOKEN HOST:PORT; `kage token revoke {token_id}` takes it \
+        "good for {agents}, within {}: kage agent run --join {} {}; `kage token revoke {token_id}` takes it \
          back",
         in_words(life),
+        response.join_token,
+        from_elsewhere(&access.url)
+            .trim_start_matches("https://")
+            .trim_start_matches("http://"),
     ));
     Ok(Exit::Done)
 }
@@ -145,7 +165,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let tokens = all(&access.client).await?;
     invocation.out.messages("token", &tokens)?;
-    invocation.out.text(&view::table(
+    invocation.out.table(&Table::of_words(
         &["token", "role", "name", "project", "state"],
         tokens.iter().map(|token| {
             let state = if token.revoked_at.is_none() { "good" } else { "revoked" };

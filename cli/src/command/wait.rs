@@ -1,23 +1,27 @@
 //! `kage wait`: returns when a task has ended, with its outcome as exit code.
 
-use std::time::Duration;
-
 use kage_proto::v1;
-use kage_proto::v1::watch_task_response::Item;
 
 use crate::args::Wait;
-use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
+use crate::follow::{self, Followed, OnInterrupt};
 use crate::hold;
 use crate::invocation::Invocation;
+use crate::progress::Progress;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
-use crate::watch::{Request, Watch};
 
 pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
-    let end = end_of(&access, task, args.max_hold);
+    let end = follow::with(
+        Progress::on_terminal(),
+        None,
+        &access,
+        task,
+        args.max_hold,
+        OnInterrupt::Leave,
+    );
     let ended = match args.timeout {
         None => end.await?,
         Some(limit) => match tokio::time::timeout(limit, end).await {
@@ -29,8 +33,9 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
         },
     };
     let ended = match ended {
-        End::Over(task) => task,
-        End::Held { task, why } => {
+        Followed::Ended(task) => task,
+        Followed::Detached => return Ok(Exit::Interrupted),
+        Followed::Held { task, why } => {
             invocation.out.message("task", &task)?;
             hold::tell(&task, &why);
             return Ok(Exit::Held);
@@ -44,33 +49,6 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
         view::task_state(ended.state())
     ))?;
     Ok(outcome(ended.state(), &report))
-}
-
-enum End {
-    Over(v1::Task),
-    Held { task: v1::Task, why: String },
-}
-
-async fn end_of(access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<End> {
-    let mut last = task;
-    let mut watch = Watch::new(
-        access.client.clone(),
-        Request {
-            task: last.id.clone(),
-            follow: true,
-            ..Default::default()
-        },
-    );
-    while let Some(item) = watch.next().await? {
-        if let Item::Task(task) = item {
-            let task = *task;
-            if let Some(why) = hold::held(&task, hold::now(), max_hold) {
-                return Ok(End::Held { task, why });
-            }
-            last = task;
-        }
-    }
-    Ok(End::Over(last))
 }
 
 /// The exit code of an ended task: whether it has a result to land. A result that needs an accepted

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-/// Reads a limit: `90s`, `10m`, `1h 30m`, `500ms`, or a number of seconds. More than zero.
+/// Reads a limit: `90s`, `10m`, `1h30m`, `1d` (24 hours), `500ms`, or a number of seconds. More than
+/// zero.
 pub(crate) fn limit(text: &str) -> Result<Duration, String> {
     match wait(text)? {
         Duration::ZERO => Err("the time must be more than zero".to_owned()),
@@ -17,11 +18,12 @@ pub(crate) fn wait(text: &str) -> Result<Duration, String> {
     let time = match text.parse() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => text
-            .parse::<jiff::SignedDuration>()
+            .parse::<jiff::Span>()
+            .and_then(|time| time.to_duration(jiff::SpanRelativeTo::days_are_24_hours()))
             .ok()
             .and_then(|time| Duration::try_from(time).ok()),
     };
-    time.ok_or_else(|| format!("{text:?} is not a time such as 90s, 10m or 2h"))
+    time.ok_or_else(|| format!("{text:?} is not a time such as 90s, 10m, 1h30m or 1d"))
 }
 
 /// The same in a file, where it is text.
@@ -49,11 +51,15 @@ mod tests {
             ("2h", 7_200_000),
             ("1.5h", 5_400_000),
             ("1h 30m", 5_400_000),
+            ("1h30m", 5_400_000),
+            ("1d", 86_400_000),
+            ("1d 2h", 93_600_000),
+            ("2w", 1_209_600_000),
             ("500ms", 500),
         ] {
             assert_eq!(limit(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "m", "0", "0s", "1d", "-5s", "-5", "inf", "nan", "1x"] {
+        for text in ["", "m", "0", "0s", "1mo", "-1d", "-5s", "-5", "inf", "nan", "1x"] {
             assert!(limit(text).is_err(), "{text}");
         }
         assert_eq!(wait("0"), Ok(Duration::ZERO));

@@ -88,6 +88,35 @@ pub(crate) fn services() -> impl Iterator<Item = &'static str> {
     names.into_iter()
 }
 
+/// Why a role may not call a route, for people: what it does in words, and who may.
+pub(crate) fn refusal(role: Role, route: &str) -> String {
+    let what = match route {
+        BLOBS_READ => "read blobs".to_owned(),
+        BLOBS_WRITE => "write blobs".to_owned(),
+        METRICS => "read metrics".to_owned(),
+        _ => in_words(route.rsplit('/').next().unwrap_or(route)),
+    };
+    let row = TABLE.iter().find(|(name, _)| *name == route);
+    let roles: Vec<_> = row
+        .into_iter()
+        .flat_map(|(_, roles)| roles.iter())
+        .map(ToString::to_string)
+        .collect();
+    format!("the role {role} may not {what}; who may: {}", roles.join(", "))
+}
+
+/// `drain agent` for `DrainAgent`.
+fn in_words(method: &str) -> String {
+    let mut words = String::new();
+    for character in method.chars() {
+        if character.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(character.to_ascii_lowercase());
+    }
+    words
+}
+
 /// The table's answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -164,6 +193,18 @@ mod tests {
         );
         let ours: BTreeSet<_> = rows.into_iter().filter(|route| route.starts_with("/kage.")).collect();
         assert_eq!(ours, rpcs);
+    }
+
+    #[test]
+    fn a_refusal_is_in_words_and_names_no_path() {
+        assert_eq!(
+            refusal(Role::Submit, "/kage.v1.FleetService/DrainAgent"),
+            "the role submit may not drain agent; who may: admin"
+        );
+        for (route, _) in TABLE {
+            let said = refusal(Role::View, route);
+            assert!(!said.contains(['/', '.']), "{said}");
+        }
     }
 
     #[test]

@@ -273,7 +273,7 @@ impl Door {
             Answer::Allowed => Ok(admitted),
             _ if role == Role::Stranger => Err(ApiError::Unauthenticated),
             Answer::Denied(route) => Err(ApiError::PermissionDenied {
-                message: format!("a caller with the role {role} may not use {route}"),
+                message: access::refusal(role, route),
             }),
             Answer::Unknown => Err(ApiError::Unimplemented {
                 message: "there is no such call".to_owned(),

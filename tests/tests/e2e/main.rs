@@ -52,6 +52,7 @@ mod shells;
 mod slots;
 mod steering;
 mod suspicious;
+mod terminal;
 mod three_agents;
 mod unfinished;
 mod upgrade;
