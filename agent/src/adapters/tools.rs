@@ -22,7 +22,9 @@ use serde_json::{Value, json};
 use crate::adapters::port::Reporter;
 use crate::process::{Control, Environment, Runner, Turns};
 use image::Image;
-use root::Root;
+
+pub(in crate::adapters) use files::text_file;
+pub(in crate::adapters) use root::{Relative, Root};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Toolbox {
@@ -71,7 +73,7 @@ impl From<String> for Done {
 /// The reason for a failed call, for the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-struct Refused(String);
+pub(in crate::adapters) struct Refused(String);
 
 impl Refused {
     fn new(text: impl Into<String>) -> Self {
