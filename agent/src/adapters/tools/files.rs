@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use super::image::{image, media_type};
 use super::root::{Relative, Root};
-use super::{Done, EditFile, ReadFile, Refused, WriteFile};
+use super::{Done, EditFile, PatchFile, ReadFile, Refused, WriteFile, patch};
 
 /// The largest file that is read or edited.
 const MAX_FILE: u64 = 16 << 20;
@@ -152,6 +152,16 @@ pub(super) fn edit(root: &Root, call: &EditFile) -> Result<String, Refused> {
             )))
         }
     }
+}
+
+pub(super) fn patch(root: &Root, call: &PatchFile) -> Result<String, Refused> {
+    let path = Relative::parse(&call.path)?;
+    // A patch may make a file.
+    let text = text_file(root, &path)?.unwrap_or_default();
+    let (patched, hunks) =
+        patch::apply(&text, &call.patch).map_err(|Refused(why)| Refused::new(format!("{}: {why}", call.path)))?;
+    root.replace(&path, patched.as_bytes())?;
+    Ok(format!("applied {hunks} hunks to {}", call.path))
 }
 
 /// Names the text that is nearest to the missing one.
