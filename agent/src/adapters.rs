@@ -1,7 +1,7 @@
 //! Makes the adapters of an agent from its configuration: plain data in, a registry out.
 //!
-//! Two families: the loop over providers' APIs ([`api`]) and programs described by manifests
-//! ([`cli`]). An adapter that cannot be used on this machine stays in the registry, with the
+//! Three families: the loop over providers' APIs ([`api`]), programs described by manifests ([`cli`]),
+//! and those of them that are talked to ([`acp`]). An adapter that cannot be used on this machine stays in the registry, with the
 //! reason.
 
 pub mod session_file;
@@ -12,6 +12,7 @@ mod settings;
 pub mod api;
 mod sections;
 pub mod cli;
+mod acp;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -28,6 +29,7 @@ use kage_git::executable::{Executable, search_folders};
 use crate::adapters::port::{Adapter, Registry};
 use crate::logins::{LoginParts, Logins};
 use crate::process::{AgentEnvironment, Runner};
+use acp::AcpAdapter;
 use api::{ApiAdapter, CallRules, Instance, instances};
 use cli::CliAdapter;
 use cli::manifest::{self, Manifest, ManifestError};
@@ -43,8 +45,10 @@ const BUILTIN: &[(&str, &str)] = &[
     ("codex.toml", include_str!("../data/codex.toml")),
     ("copilot.toml", include_str!("../data/copilot.toml")),
     ("gemini.toml", include_str!("../data/gemini.toml")),
+    ("gemini-acp.toml", include_str!("../data/gemini-acp.toml")),
     ("kimi.toml", include_str!("../data/kimi.toml")),
     ("opencode.toml", include_str!("../data/opencode.toml")),
+    ("opencode-acp.toml", include_str!("../data/opencode-acp.toml")),
     ("qwen.toml", include_str!("../data/qwen.toml")),
 ];
 
@@ -225,12 +229,18 @@ pub(crate) fn fingerprint(config: &AdapterConfig) -> Result<Digest, LoadError> {
     Ok(Digest::of(text.as_bytes()))
 }
 
-/// The manifests that come with the program, and the user's. One of the user's replaces the one of the
+/// The manifests that come with the program, the user's, and those that the settings make. One of the user's replaces the one of the
 /// same name that comes with the program.
 fn manifests(config: &AdapterConfig) -> Result<Vec<Manifest>, LoadError> {
     let mut users = Vec::new();
     for dir in &config.manifest_dirs {
         users.extend(manifest::read_folder(dir).map_err(LoadError::Manifest)?);
+    }
+    for (name, settings) in config.settings.own() {
+        if let (Some(sections::ACP), Some(command)) = (settings.kind.as_deref(), &settings.command) {
+            let agent = Manifest::of_agent(name, command, settings.key_variable.as_deref());
+            users.push(agent.map_err(LoadError::Manifest)?);
+        }
     }
     let mut manifests = Vec::new();
     for (name, text) in BUILTIN {
@@ -346,7 +356,11 @@ pub async fn load(mut config: AdapterConfig) -> Result<Registry, LoadError> {
     .await;
     for (adapter, source_name) in adapters.into_iter().zip(sources) {
         let name = adapter.info().name;
-        if registry.insert(name.clone(), Arc::new(adapter)).is_some() {
+        let adapter: Arc<dyn Adapter> = match adapter.manifest().acp.clone() {
+            Some(rule) => Arc::new(AcpAdapter::new(adapter, rule)),
+            None => Arc::new(adapter),
+        };
+        if registry.insert(name.clone(), adapter).is_some() {
             return Err(LoadError::Duplicate { name, source_name });
         }
     }

@@ -20,6 +20,7 @@ mod confined;
 mod drive;
 mod environment;
 pub(crate) mod excerpt;
+pub(crate) mod feed;
 pub mod handed;
 pub(crate) mod programs;
 pub(crate) mod machine;

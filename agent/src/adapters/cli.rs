@@ -3,6 +3,7 @@
 //! Exit codes alone are not reliable, so a run has succeeded only when the program exited with 0
 //! *and* its output reports success. The attempt decides whether the tree really changed.
 
+pub(in crate::adapters) mod dollars;
 mod lines;
 mod formats;
 pub mod manifest;
@@ -10,7 +11,7 @@ mod entry;
 pub mod decoders;
 mod launch;
 mod own_words;
-mod stuck;
+pub(in crate::adapters) mod stuck;
 mod run;
 
 use std::ffi::OsString;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use kage_core::cause::chain;
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::failure_table::{FailureTable, local_failure};
+use kage_core::failure_table::{FailureTable, Speaker, local_failure};
 use kage_core::fleet::AdapterInfo;
 use kage_core::network::AllowRule;
 use kage_git::executable::Executable;
@@ -33,6 +34,7 @@ use crate::adapters::port::{
     Adapter, AdapterEnd, Admission, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits,
 };
 use crate::adapters::session_file::SessionFile;
+use crate::adapters::session_file::beneath::Beneath;
 use crate::logins::{Login, Logins};
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{
@@ -46,7 +48,16 @@ use run::Run;
 /// Time limit of asking a program for its version.
 const VERSION_TIME: Duration = Duration::from_secs(20);
 /// Time between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+pub(in crate::adapters) const GRACE: Duration = Duration::from_secs(5);
+
+/// A session's program, ready to be run.
+#[derive(Debug)]
+pub(in crate::adapters) struct Prepared {
+    pub(in crate::adapters) command: Command,
+    pub(in crate::adapters) runner: Runner,
+    /// The file in which the program counts tokens.
+    usage_file: Option<Beneath>,
+}
 
 /// A command-line program as an adapter.
 #[derive(Debug)]
@@ -141,35 +152,18 @@ impl CliAdapter {
         }
     }
 
-    async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
+    /// Writes what a session's program needs, and says how to run it.
+    ///
+    /// # Errors
+    /// When the program cannot be used, or its folders cannot be made.
+    pub(in crate::adapters) async fn prepare(&self, input: SessionInput) -> Result<Prepared, Failure> {
         let program: Result<PathBuf, String> = match self.program() {
             Ok(program) => program.to_run().map(Into::into).map_err(|changed| changed.to_string()),
             Err(problem) => Err(problem),
         };
-        let program = match program {
-            Ok(program) => program,
-            Err(problem) => return AdapterEnd::Failed(Failure::new(FailureKind::AdapterUnavailable, problem)),
-        };
-        let limits = Limits {
-            timeout: None,
-            grace: GRACE,
-        };
-        let mut watched = run::Watched {
-            stop: stop.clone(),
-            halt: stop.child_token(),
-            frozen: input.frozen.clone(),
-            model: input.model.clone().or_else(|| self.manifest.model.clone()),
-            beginning: input.beginning.clone(),
-            conversation: input.conversation.clone(),
-            usage_file: None,
-        };
-        let control = Control {
-            stop: watched.halt.clone(),
-            frozen: input.frozen.clone(),
-        };
+        let program = program.map_err(|problem| Failure::new(FailureKind::AdapterUnavailable, problem))?;
         let (manifest, agent, login) = (self.manifest.clone(), self.agent.clone(), self.entry.login().cloned());
         let key = self.entry.key().map(str::to_owned);
-        let lent = input.admission.lent.clone();
         // Arguments may name files beside the manifest.
         let beside = self.manifest.source.parent().filter(|folder| folder.is_absolute());
         let room = input.room.as_ref().map(|room| match beside {
@@ -189,16 +183,46 @@ impl CliAdapter {
             let usage_file = launch::usage_file(&manifest, &input, &command.cwd, place);
             Ok((command, usage_file))
         });
-        let command = match command.await.map_err(std::io::Error::other).and_then(|made| made) {
-            Ok((command, usage_file)) => {
-                watched.usage_file = usage_file;
-                command
-            }
-            Err(error) => {
-                let problem = format!("cannot prepare the session's folders: {error}");
-                return AdapterEnd::Failed(local_failure(FailureKind::AdapterCrash, problem));
-            }
+        let command = command.await.map_err(std::io::Error::other).and_then(|made| made);
+        let (command, usage_file) = command.map_err(|error| {
+            let problem = format!("cannot prepare the session's folders: {error}");
+            local_failure(FailureKind::AdapterCrash, problem)
+        })?;
+        Ok(Prepared {
+            command,
+            runner,
+            usage_file,
+        })
+    }
+
+    async fn work(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> AdapterEnd {
+        let limits = Limits {
+            timeout: None,
+            grace: GRACE,
         };
+        let mut watched = run::Watched {
+            stop: stop.clone(),
+            halt: stop.child_token(),
+            frozen: input.frozen.clone(),
+            model: input.model.clone().or_else(|| self.manifest.model.clone()),
+            beginning: input.beginning.clone(),
+            conversation: input.conversation.clone(),
+            usage_file: None,
+        };
+        let control = Control {
+            stop: watched.halt.clone(),
+            frozen: input.frozen.clone(),
+        };
+        let admission = input.admission.clone();
+        let Prepared {
+            command,
+            runner,
+            usage_file,
+        } = match self.prepare(input).await {
+            Ok(prepared) => prepared,
+            Err(failure) => return AdapterEnd::Failed(failure),
+        };
+        watched.usage_file = usage_file;
         let mut run = Run::new(self, reporter.clone(), watched);
         // Full while the attempt's outbox is: then the program's pipes are not read.
         let (sender, chunks) = mpsc::channel(4);
@@ -209,8 +233,29 @@ impl CliAdapter {
             (Ok(_), Err(ReporterClosed)) => AdapterEnd::Stopped,
             (Ok(ended), Ok(())) => {
                 let end = run.end(ended).await;
-                self.entry.judged(lent.as_ref(), end).await
+                self.judged(&admission, end).await
             }
+        }
+    }
+
+    /// The end of a session that was let in so: a token that ended is no refused login.
+    pub(in crate::adapters) async fn judged(&self, admission: &Admission, end: AdapterEnd) -> AdapterEnd {
+        self.entry.judged(admission.lent.as_ref(), end).await
+    }
+
+    pub(in crate::adapters) const fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What words of the program mean.
+    pub(in crate::adapters) const fn failures(&self) -> &FailureTable {
+        &self.failures
+    }
+
+    pub(in crate::adapters) fn speaker(&self) -> Speaker<'_> {
+        Speaker {
+            adapter: self.manifest.name.as_str(),
+            family: self.manifest.family(),
         }
     }
 
@@ -230,7 +275,8 @@ impl CliAdapter {
     }
 }
 
-fn start_failure(error: &RunError) -> Failure {
+/// The failure of a program that could not be run to its end.
+pub(in crate::adapters) fn start_failure(error: &RunError) -> Failure {
     let kind = match error {
         RunError::Spawn { .. } | RunError::Warden { .. } => FailureKind::AdapterUnavailable,
         RunError::WardenLost { .. } | RunError::Wait { .. } => FailureKind::AdapterCrash,

@@ -201,7 +201,7 @@ pub enum AdapterEnd {
 }
 
 /// What an adapter reports while it works.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     Event(EventBody),
     Output(OutputStream, Bytes),

@@ -24,11 +24,19 @@ pub enum InvalidSection {
     #[error("unknown field `{name}`, expected one of `{}`", names().join("`, `"))]
     Unknown { name: String },
     /// Its kind is none.
-    #[error("kind of [adapter.{name}] is one of {}, not {kind}", names().join(", "))]
+    #[error("kind of [adapter.{name}] is one of {}, {ACP}, not {kind}", names().join(", "))]
     Kind { name: String, kind: String },
     /// A built-in adapter is of its own kind.
     #[error("[adapter.{name}] is the built-in adapter; give a section with another kind a name of its own")]
     BuiltIn { name: String },
+    /// It is an agent that speaks ACP.
+    #[error(
+        "[adapter.{name}] of the kind {ACP} has command, a list that begins with a program, and may have \
+         key_variable; the agent itself has other settings"
+    )]
+    Agent { name: String },
+    #[error("command is a setting of the kind {ACP}, and [adapter.{name}] is another one")]
+    Command { name: String },
     #[error("a section of [adapter] has a wrong name: {0}")]
     Name(InvalidId),
     #[error("context is a setting of ollama, and [adapter.{name}] is another adapter")]
@@ -38,6 +46,26 @@ pub enum InvalidSection {
 /// The adapters that are told how much room there is.
 const WITH_CONTEXT: &str = "ollama";
 
+/// The kind of agents that speak the Agent Client Protocol: programs instead of APIs.
+pub(super) const ACP: &str = "acp";
+
+/// An agent that speaks ACP, under a name of its own.
+fn check_agent(name: &str, settings: &ApiSettings) -> Result<(), InvalidSection> {
+    name.parse::<AdapterName>().map_err(InvalidSection::Name)?;
+    let others = ApiSettings {
+        kind: None,
+        command: None,
+        key_variable: None,
+        ..settings.clone()
+    };
+    let command = settings.command.as_deref().unwrap_or_default();
+    let named = command.first().is_some_and(|program| !program.trim().is_empty());
+    match named && others == ApiSettings::default() {
+        true => Ok(()),
+        false => Err(InvalidSection::Agent { name: name.to_owned() }),
+    }
+}
+
 fn check(name: &str, settings: &ApiSettings) -> Result<(), InvalidSection> {
     let name_of = || name.to_owned();
     let built_in = names().contains(&name);
@@ -45,6 +73,7 @@ fn check(name: &str, settings: &ApiSettings) -> Result<(), InvalidSection> {
         None if built_in => name,
         None => return Err(InvalidSection::Unknown { name: name_of() }),
         Some(kind) if built_in && kind != name => return Err(InvalidSection::BuiltIn { name: name_of() }),
+        Some(kind) if kind == ACP => return check_agent(name, settings),
         Some(kind) if !names().contains(&kind.as_str()) => {
             let kind = kind.clone();
             return Err(InvalidSection::Kind { name: name_of(), kind });
@@ -52,6 +81,9 @@ fn check(name: &str, settings: &ApiSettings) -> Result<(), InvalidSection> {
         Some(kind) => kind,
     };
     name.parse::<AdapterName>().map_err(InvalidSection::Name)?;
+    if settings.command.is_some() {
+        return Err(InvalidSection::Command { name: name_of() });
+    }
     if settings.context.is_some() && kind != WITH_CONTEXT {
         return Err(InvalidSection::Context { name: name_of() });
     }
@@ -186,6 +218,17 @@ mod tests {
             ("[vllm]\nfree = true", "unknown field `vllm`"),
             ("[vllm]\nkind = 'openai'\nkind2 = 1", "kind2"),
             ("[vllm]\nkind = 'vllm'", "kind of [adapter.vllm] is one of claude-api, "),
+            ("[goose]\nkind = 'acp'", "has command, a list"),
+            ("[goose]\nkind = 'acp'\ncommand = []", "has command, a list"),
+            (
+                "[goose]\nkind = 'acp'\ncommand = ['goose']\nmax_turns = 3",
+                "may have key_variable",
+            ),
+            ("[Goose]\nkind = 'acp'\ncommand = ['goose']", "an adapter name"),
+            (
+                "[vllm]\nkind = 'openai'\ncommand = ['x']",
+                "command is a setting of the kind acp",
+            ),
             (
                 "[ollama]\nkind = 'openai-chat'",
                 "[adapter.ollama] is the built-in adapter",

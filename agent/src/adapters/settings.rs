@@ -17,6 +17,9 @@ pub struct ApiSettings {
     /// The adapter that this one is like, for a section with a name of its own: the name of a
     /// built-in adapter for an API.
     pub kind: Option<String>,
+    /// The program and its arguments, for the kind `acp`: an agent that speaks the Agent Client Protocol. They may
+    /// have the placeholders of manifests.
+    pub command: Option<Vec<String>>,
     /// Model calls of one attempt, without retries; 200 by default. The limit ends a model that
     /// loops while no budget bounds its cost.
     pub max_turns: Option<NonZeroU32>,
@@ -59,6 +62,7 @@ impl ApiSettings {
         }
         Self {
             kind: self.kind.or(other.kind),
+            command: self.command.or(other.command),
             max_turns: self.max_turns.or(other.max_turns),
             max_output_tokens: self.max_output_tokens.or(other.max_output_tokens),
             base_url: self.base_url.or(other.base_url),

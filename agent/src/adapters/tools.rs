@@ -7,6 +7,7 @@
 mod files;
 pub(in crate::adapters) mod image;
 mod list;
+mod patch;
 mod root;
 mod search;
 mod shell;
@@ -22,12 +23,16 @@ use serde_json::{Value, json};
 use crate::adapters::port::Reporter;
 use crate::process::{Control, Environment, Runner, Turns};
 use image::Image;
-use root::Root;
+
+pub(in crate::adapters) use files::text_file;
+pub(in crate::adapters) use root::{Relative, Root};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Toolbox {
     root: Arc<Root>,
+    worktree: PathBuf,
     folder: PathBuf,
+    cwd: shell::WorkingFolder,
     env: Environment,
     runner: Runner,
     turns: Turns,
@@ -71,7 +76,7 @@ impl From<String> for Done {
 /// The reason for a failed call, for the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-struct Refused(String);
+pub(in crate::adapters) struct Refused(String);
 
 impl Refused {
     fn new(text: impl Into<String>) -> Self {
@@ -102,6 +107,13 @@ struct EditFile {
     path: String,
     old: String,
     new: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PatchFile {
+    path: String,
+    patch: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,6 +153,7 @@ enum Call {
     ReadFile(ReadFile),
     WriteFile(WriteFile),
     EditFile(EditFile),
+    PatchFile(PatchFile),
     List(List),
     Search(Search),
     Bash(Bash),
@@ -158,11 +171,12 @@ impl Call {
             "read_file" => input(text).map(Self::ReadFile),
             "write_file" => input(text).map(Self::WriteFile),
             "edit_file" => input(text).map(Self::EditFile),
+            "patch_file" => input(text).map(Self::PatchFile),
             "list" => input(text).map(Self::List),
             "search" => input(text).map(Self::Search),
             "bash" => input(text).map(Self::Bash),
             other => Err(Refused::new(format!(
-                "there is no tool {other:?}; there are read_file, write_file, edit_file, list, search, bash"
+                "there is no tool {other:?}; there are read_file, write_file, edit_file, patch_file, list, search, bash"
             ))),
         }
     }
@@ -220,6 +234,13 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
             &["path", "old", "new"],
         ),
         tool(
+            "patch_file",
+            "Changes several places of a file by a unified diff. Each hunk needs lines around the change that are in \
+             the file exactly so; line numbers may be wrong. Nothing is changed unless all hunks fit.",
+            json!({"path": path(), "patch": {"type": "string", "description": "Hunks that begin with @@ lines."}}),
+            &["path", "patch"],
+        ),
+        tool(
             "list",
             "Lists a folder. Folders end with '/', symbolic links show where they point.",
             json!({
@@ -242,8 +263,8 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
         ),
         tool(
             "bash",
-            "Runs a command with sh in the working folder and returns its output. \
-             What it leaves running is ended with it.",
+            "Runs a command with sh and returns its output. The first one begins in the working folder, the next one \
+             where the last one ended. What it leaves running is ended with it.",
             json!({
                 "command": {"type": "string"},
                 "timeout_seconds": {"type": "integer", "description": "60 unless said, 600 at most."},
@@ -259,7 +280,8 @@ pub(crate) fn describe(name: &str, text: &str) -> String {
     let about = match Call::parse(name, text) {
         Ok(Call::ReadFile(ReadFile { path, .. }))
         | Ok(Call::WriteFile(WriteFile { path, .. }))
-        | Ok(Call::EditFile(EditFile { path, .. })) => path,
+        | Ok(Call::EditFile(EditFile { path, .. }))
+        | Ok(Call::PatchFile(PatchFile { path, .. })) => path,
         Ok(Call::List(List { path, .. })) => path.unwrap_or_else(|| ".".to_owned()),
         Ok(Call::Search(Search { pattern, .. })) => pattern,
         Ok(Call::Bash(Bash { command, .. })) => command,
@@ -285,6 +307,8 @@ impl Toolbox {
         Ok(Self {
             root: Arc::new(Root::open(worktree, start)?),
             // Without a slash at its end when it is the top.
+            worktree: worktree.to_owned(),
+            cwd: shell::WorkingFolder::default(),
             folder: folder.map_or_else(|| worktree.to_owned(), |folder| worktree.join(folder.as_str())),
             env,
             runner,
@@ -319,6 +343,7 @@ fn on_files(root: &Root, call: Call) -> Result<Done, Refused> {
         Call::ReadFile(call) => files::read(root, &call),
         Call::WriteFile(call) => files::write(root, &call).map(Done::from),
         Call::EditFile(call) => files::edit(root, &call).map(Done::from),
+        Call::PatchFile(call) => files::patch(root, &call).map(Done::from),
         Call::List(call) => list::list(root, &call).map(Done::from),
         Call::Search(call) => search::search(root, &call).map(Done::from),
         // Dispatched before: it waits instead of blocking a thread.

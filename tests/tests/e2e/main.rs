@@ -38,6 +38,7 @@ mod names;
 mod odd_files;
 mod places;
 mod readme;
+mod real_acp;
 mod real_clis;
 mod real_clis_faults;
 mod real_clis_move;

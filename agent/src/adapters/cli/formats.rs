@@ -1,7 +1,6 @@
 //! The output formats of programs. Each format is a file and a line in [`FORMATS`]; a manifest
 //! names it as its `parser`.
 
-mod dollars;
 mod event_lines;
 mod text;
 mod aider_text;

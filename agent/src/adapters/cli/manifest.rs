@@ -18,10 +18,12 @@ use crate::adapters::session_file::CONVERSATION;
 use crate::logins::rule::LoginRule;
 use crate::process::AgentEnvironment;
 
+pub mod acp;
 pub(super) mod files;
 mod placeholders;
 mod rules;
 
+pub use acp::AcpRule;
 pub use files::FileRule;
 use placeholders::{PLACEHOLDERS, is_known, placeholders};
 pub(super) use placeholders::{VARIABLE, fill};
@@ -87,6 +89,9 @@ pub struct Manifest {
     /// Limits that a task may lower, not raise.
     #[serde(default)]
     pub watchdog: Watchdog,
+    /// It speaks the Agent Client Protocol, on its standard input and output.
+    #[serde(default)]
+    pub acp: Option<AcpRule>,
     /// Rules for its exit codes and messages; they come before the built-in table.
     #[serde(default, rename = "failure")]
     pub failures: Vec<FailureRule>,
@@ -385,6 +390,33 @@ impl Manifest {
         fill(&self.command, &BTreeMap::from([("manifest_dir", dir)]))
     }
 
+    /// The manifest of an agent that speaks ACP and about which nothing is known but its command and the variable
+    /// with its key.
+    ///
+    /// # Errors
+    /// When the command has an unknown placeholder.
+    pub(in crate::adapters) fn of_agent(
+        name: &str,
+        command: &[String],
+        key: Option<&str>,
+    ) -> Result<Self, ManifestError> {
+        let texts = |list: &[String]| toml::Value::from(list.to_vec());
+        let (program, args) = command
+            .split_first()
+            .map_or(("", &[][..]), |(program, args)| (program.as_str(), args));
+        let mut manifest = toml::Table::new();
+        manifest.insert("name".to_owned(), name.into());
+        manifest.insert("command".to_owned(), program.into());
+        manifest.insert("args".to_owned(), texts(args));
+        manifest.insert("acp".to_owned(), toml::Table::new().into());
+        if let Some(key) = key {
+            let key = texts(&[key.to_owned()]);
+            let env = [("require".to_owned(), key.clone()), ("secret".to_owned(), key)];
+            manifest.insert("env".to_owned(), toml::Table::from_iter(env).into());
+        }
+        Self::parse(&manifest.to_string(), Path::new(&format!("[adapter.{name}]")))
+    }
+
     /// Reads a manifest. `source` is where the text came from.
     ///
     /// # Errors
@@ -464,7 +496,9 @@ impl Manifest {
                 Pass::File | Pass::Stdin => {}
             }
         }
-        if self.resume != Resumes::None && (self.session.is_none() || !uses("old_session")) {
+        // An agent that speaks ACP is asked for it.
+        let asks = uses("old_session") || self.acp.is_some();
+        if self.resume != Resumes::None && (self.session.is_none() || !asks) {
             return Err("`resume` needs [session], and {old_session} somewhere in `args`".to_owned());
         }
         if let Some(session) = &self.session {
@@ -483,6 +517,12 @@ impl Manifest {
     #[must_use]
     pub fn family(&self) -> &str {
         self.family.as_deref().unwrap_or(self.parser.0.family)
+    }
+
+    /// Whether the model goes along with the command, in an argument or a file.
+    pub(in crate::adapters) fn names_the_model(&self) -> bool {
+        let mut named = self.texts().flat_map(placeholders);
+        named.any(|name| matches!(name, "model" | "model_name"))
     }
 
     /// Every agent's variable that a placeholder stands for.

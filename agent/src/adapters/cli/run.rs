@@ -4,7 +4,6 @@ use std::io::Read as _;
 
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::failure_table::Speaker;
 use kage_core::usage::Usage;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -211,14 +210,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn speaker(&self) -> Speaker<'a> {
-        let manifest = &self.adapter.manifest;
-        Speaker {
-            adapter: manifest.name.as_str(),
-            family: manifest.family(),
-        }
-    }
-
     fn by_manifest(&self, status: Status, wrote: &str) -> Option<Failure> {
         let code = match status {
             Status::Code(code) => Some(code),
@@ -247,7 +238,7 @@ impl<'a> Run<'a> {
     /// Classifies the failure by the program's own messages; `told` is the failure that its parser
     /// found.
     fn by_words(&self, status: Status, told: Option<String>) -> Failure {
-        let (speaker, heard) = (self.speaker(), local_time());
+        let (speaker, heard) = (self.adapter.speaker(), local_time());
         let mut reasons = told.iter().cloned().chain(self.own.reasons());
         let known = reasons.find_map(|words| self.adapter.failures.classify(speaker, &words, heard));
         known.unwrap_or_else(|| {

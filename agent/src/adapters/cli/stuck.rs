@@ -25,7 +25,7 @@ const KEPT: usize = 400;
 
 /// The clocks of one run.
 #[derive(Debug)]
-pub(super) struct Stuck<'r> {
+pub(in crate::adapters) struct Stuck<'r> {
     clocks: Vec<Clock<'r>>,
     stdout: Lines,
     stderr: Lines,
@@ -46,7 +46,7 @@ struct Running {
 }
 
 impl<'r> Stuck<'r> {
-    pub(super) fn new(rules: &'r [FailureRule]) -> Self {
+    pub(in crate::adapters) fn new(rules: &'r [FailureRule]) -> Self {
         let clocks = rules.iter().filter_map(|rule| {
             Some(Clock {
                 rule,
@@ -62,7 +62,7 @@ impl<'r> Stuck<'r> {
     }
 
     /// Looks at standard output. Returns whether there were lines, and none of them matched.
-    pub(super) fn stdout(&mut self, bytes: &[u8], now: Instant) -> bool {
+    pub(in crate::adapters) fn stdout(&mut self, bytes: &[u8], now: Instant) -> bool {
         if self.clocks.is_empty() {
             return false;
         }
@@ -71,7 +71,7 @@ impl<'r> Stuck<'r> {
         !self.see(lines, now) && some
     }
 
-    pub(super) fn stderr(&mut self, bytes: &[u8], now: Instant) {
+    pub(in crate::adapters) fn stderr(&mut self, bytes: &[u8], now: Instant) {
         if !self.clocks.is_empty() {
             let lines = self.stderr.push(bytes);
             self.see(lines, now);
@@ -104,14 +104,14 @@ impl<'r> Stuck<'r> {
     }
 
     /// The program got something done.
-    pub(super) fn progress(&mut self) {
+    pub(in crate::adapters) fn progress(&mut self) {
         for clock in &mut self.clocks {
             clock.running = None;
         }
     }
 
     /// The clocks begin anew: the program was not let run.
-    pub(super) fn again(&mut self, now: Instant) {
+    pub(in crate::adapters) fn again(&mut self, now: Instant) {
         for clock in &mut self.clocks {
             if let Some(running) = &mut clock.running {
                 running.until = now + clock.allowed;
@@ -120,7 +120,7 @@ impl<'r> Stuck<'r> {
     }
 
     /// When the first clock ends.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(in crate::adapters) fn until(&self) -> Option<Instant> {
         self.clocks
             .iter()
             .filter_map(|clock| Some(clock.running.as_ref()?.until))
@@ -128,7 +128,7 @@ impl<'r> Stuck<'r> {
     }
 
     /// What the program is ended for at this time: the kind of failure, and the line that told it.
-    pub(super) fn over(&self, now: Instant) -> Option<(FailureKind, String)> {
+    pub(in crate::adapters) fn over(&self, now: Instant) -> Option<(FailureKind, String)> {
         self.clocks.iter().find_map(|clock| {
             let running = clock.running.as_ref().filter(|running| running.until <= now)?;
             Some((clock.rule.kind, running.line.clone()))

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use super::image::{image, media_type};
 use super::root::{Relative, Root};
-use super::{Done, EditFile, ReadFile, Refused, WriteFile};
+use super::{Done, EditFile, PatchFile, ReadFile, Refused, WriteFile, patch};
 
 /// The largest file that is read or edited.
 const MAX_FILE: u64 = 16 << 20;
@@ -14,8 +14,12 @@ const MAX_ANSWER: usize = 100 << 10;
 const MAX_LINES: usize = 2000;
 
 fn content(root: &Root, text: &str) -> Result<Vec<u8>, Refused> {
-    let path = Relative::parse(text)?;
-    let (file, stat) = root.file(&path)?;
+    content_at(root, &Relative::parse(text)?, text)
+}
+
+/// The content of the file at a path, which errors call `text`.
+fn content_at(root: &Root, path: &Relative, text: &str) -> Result<Vec<u8>, Refused> {
+    let (file, stat) = root.file(path)?;
     let too_large = |size: u64| {
         Refused::new(format!(
             "{text}: has {size} bytes, more than the {MAX_FILE} that can be read; use search or bash"
@@ -33,6 +37,20 @@ fn content(root: &Root, text: &str) -> Result<Vec<u8>, Refused> {
         return Err(too_large(bytes.len() as u64));
     }
     Ok(bytes)
+}
+
+/// The text of a file; `None`: there is none.
+///
+/// # Errors
+/// When it is no text, is too large, or may not be read.
+pub(in crate::adapters) fn text_file(root: &Root, path: &Relative) -> Result<Option<String>, Refused> {
+    if root.is_absent(path) {
+        return Ok(None);
+    }
+    let shown = path.as_path().display().to_string();
+    let bytes = content_at(root, path, &shown)?;
+    let text = String::from_utf8(bytes).map_err(|_| Refused::new(format!("{shown}: is not UTF-8 text")))?;
+    Ok(Some(text))
 }
 
 /// True for content that is not text.
@@ -134,6 +152,16 @@ pub(super) fn edit(root: &Root, call: &EditFile) -> Result<String, Refused> {
             )))
         }
     }
+}
+
+pub(super) fn patch(root: &Root, call: &PatchFile) -> Result<String, Refused> {
+    let path = Relative::parse(&call.path)?;
+    // A patch may make a file.
+    let text = text_file(root, &path)?.unwrap_or_default();
+    let (patched, hunks) =
+        patch::apply(&text, &call.patch).map_err(|Refused(why)| Refused::new(format!("{}: {why}", call.path)))?;
+    root.replace(&path, patched.as_bytes())?;
+    Ok(format!("applied {hunks} hunks to {}", call.path))
 }
 
 /// Names the text that is nearest to the missing one.

@@ -19,7 +19,7 @@ use super::Refused;
 
 /// An open folder that bounds every path.
 #[derive(Debug)]
-pub(super) struct Root {
+pub(in crate::adapters) struct Root {
     fd: OwnedFd,
     /// The folder in it from which paths count.
     start: PathBuf,
@@ -27,10 +27,10 @@ pub(super) struct Root {
 
 /// A path that was checked as text: relative, and without a name that is out of bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Relative(PathBuf);
+pub(in crate::adapters) struct Relative(PathBuf);
 
 impl Relative {
-    pub(super) fn parse(text: &str) -> Result<Self, Refused> {
+    pub(in crate::adapters) fn parse(text: &str) -> Result<Self, Refused> {
         if text.contains('\0') {
             return Err(Refused::new("a path cannot contain a NUL"));
         }
@@ -54,7 +54,7 @@ impl Relative {
         Ok(Self(path))
     }
 
-    pub(super) fn as_path(&self) -> &Path {
+    pub(in crate::adapters) fn as_path(&self) -> &Path {
         if self.0.as_os_str().is_empty() {
             Path::new(".")
         } else {
@@ -91,7 +91,7 @@ fn refused(path: &Path, error: Errno) -> Refused {
 
 impl Root {
     /// `start` is a relative path in the folder, or empty.
-    pub(super) fn open(folder: &Path, start: &str) -> std::io::Result<Self> {
+    pub(in crate::adapters) fn open(folder: &Path, start: &str) -> std::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
             fd: rustix::fs::open(folder, flags, Mode::empty())?,
@@ -135,8 +135,15 @@ impl Root {
         false
     }
 
-    pub(super) fn folder(&self, path: &Relative) -> Result<OwnedFd, Refused> {
+    pub(in crate::adapters) fn folder(&self, path: &Relative) -> Result<OwnedFd, Refused> {
         self.beneath(path.as_path(), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// Whether nothing is there, not even something that may not be opened.
+    pub(super) fn is_absent(&self, path: &Relative) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let opened = self.open_from_start(path.as_path(), flags);
+        matches!(opened, Err(Errno::NOENT))
     }
 
     /// Opens a regular file for reading.
@@ -160,7 +167,7 @@ impl Root {
     }
 
     /// Puts these bytes in a file's place at once, keeping its mode. Folders on the way are made.
-    pub(super) fn replace(&self, path: &Relative, bytes: &[u8]) -> Result<(), Refused> {
+    pub(in crate::adapters) fn replace(&self, path: &Relative, bytes: &[u8]) -> Result<(), Refused> {
         let full = path.as_path();
         let Some(name) = full.file_name() else {
             return Err(Refused::new(format!("{}: is a folder", full.display())));

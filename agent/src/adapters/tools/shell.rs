@@ -1,5 +1,8 @@
-//! The shell: one command at a time, bounded in time and output.
+//! The shell: one command at a time, bounded in time and output. The next command begins in the folder in which
+//! the last one ended, as long as that is in the worktree.
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -24,11 +27,13 @@ pub(super) async fn run(
         .timeout_seconds
         .map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.max(1)))
         .min(MAX_TIMEOUT);
+    let cwd = toolbox.cwd.begin(&toolbox.folder);
+    let mark = format!("kage-{:032x}", rand::random::<u128>());
     let command = Command {
         program: "/bin/sh".into(),
-        args: vec!["-c".into(), call.command.into()],
+        args: vec!["-c".into(), telling_its_end(&mark, &call.command).into()],
         env: toolbox.env.clone(),
-        cwd: toolbox.folder.clone(),
+        cwd,
         stdin: Stdin::Null,
     };
     let limits = Limits {
@@ -49,8 +54,11 @@ pub(super) async fn run(
     };
     let (ended, mut text) = tokio::join!(toolbox.runner.run(command, limits, control.clone(), sender), gather);
     reporter.program_ended(&ended);
+    if let Some(folder) = take_end(&mut text, &mark) {
+        text.push_str(&toolbox.cwd.end(folder, &toolbox.worktree));
+    }
     let ended = ended.map_err(|error| Refused::new(format!("the shell cannot be run: {error}")))?;
-    let mark = match ended.cause {
+    let how = match ended.cause {
         Cause::Itself if ended.status.success() && text.is_empty() => return Ok("[no output]".to_owned()),
         Cause::Itself if ended.status.success() => return Ok(text),
         Cause::Itself => ended.status.to_string(),
@@ -60,5 +68,51 @@ pub(super) async fn run(
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    Err(Refused::new(format!("{text}[{mark}]")))
+    Err(Refused::new(format!("{text}[{how}]")))
+}
+
+/// The command, and what prints the folder in which it ends. It does so on a copy of the output that a command has
+/// no reason to touch.
+fn telling_its_end(mark: &str, command: &str) -> String {
+    format!("exec 9>&1; trap 'printf \"\\n%s%s\\n\" {mark} \"$(pwd -P)\" >&9 2>/dev/null' EXIT\n{command}\n")
+}
+
+/// Takes the line with the folder out of the output.
+fn take_end(text: &mut String, mark: &str) -> Option<PathBuf> {
+    let line = format!("\n{mark}");
+    let start = text.rfind(&line)?;
+    let rest = &text[start + line.len()..];
+    let length = rest.find('\n')?;
+    let folder = PathBuf::from(&rest[..length]);
+    text.replace_range(start..start + line.len() + length + 1, "");
+    folder.is_absolute().then_some(folder)
+}
+
+/// The folder in which the next command begins.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WorkingFolder(Arc<Mutex<Option<PathBuf>>>);
+
+impl WorkingFolder {
+    fn begin(&self, first: &Path) -> PathBuf {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may be gone.
+        *kept = kept.take().filter(|folder| folder.is_dir());
+        kept.clone().unwrap_or_else(|| first.to_owned())
+    }
+
+    /// Keeps the folder in which a command ended. Returns what the model has to know.
+    fn end(&self, folder: PathBuf, worktree: &Path) -> String {
+        let top = worktree.canonicalize();
+        let within = top.is_ok_and(|top| folder.starts_with(top));
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if within {
+            *kept = Some(folder);
+            return String::new();
+        }
+        *kept = None;
+        format!(
+            "[{} is not in the worktree: the next command begins in the working folder]\n",
+            folder.display()
+        )
+    }
 }

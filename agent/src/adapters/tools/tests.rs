@@ -342,7 +342,15 @@ fn definitions_are_valid_and_stable() {
     let names: Vec<_> = all.iter().map(|tool| tool.name).collect();
     assert_eq!(
         names,
-        ["read_file", "write_file", "edit_file", "list", "search", "bash"]
+        [
+            "read_file",
+            "write_file",
+            "edit_file",
+            "patch_file",
+            "list",
+            "search",
+            "bash"
+        ]
     );
     assert_eq!(definitions(), all);
     for tool in &all {
@@ -399,4 +407,62 @@ async fn an_image_is_shown_and_a_huge_one_is_named() {
     let result = place.call("read_file", json!({"path": "huge.png"})).await;
     assert_eq!(result.image, None);
     assert!(result.text.contains("too large to be shown"), "{}", result.text);
+}
+
+#[tokio::test]
+async fn a_patch_changes_a_file_or_says_which_hunk_does_not_fit() {
+    let place = Place::new();
+    fs::write(place.path("f"), "one\r\ntwo\r\n").unwrap();
+    let patch = "@@ -1,2 +1,2 @@\n one\n-two\n+2\n";
+    let done = place.ok("patch_file", json!({"path": "f", "patch": patch})).await;
+    assert_eq!(done, "applied 1 hunks to f");
+    assert_eq!(fs::read_to_string(place.path("f")).unwrap(), "one\r\n2\r\n");
+    let again = place.refused("patch_file", json!({"path": "f", "patch": patch})).await;
+    assert!(
+        again.starts_with("f: hunk 1 of 1 (@@ -1,2 +1,2 @@) does not fit"),
+        "{again}"
+    );
+    let new = json!({"path": "new/file", "patch": "@@ -0,0 +1 @@\n+first\n"});
+    place.ok("patch_file", new).await;
+    assert_eq!(fs::read_to_string(place.path("new/file")).unwrap(), "first\n");
+    symlink("/etc/passwd", place.path("out")).unwrap();
+    fs::write(place.path("binary"), b"a\xff\n").unwrap();
+    for path in ["out", "binary", "../x", ".git/config"] {
+        place
+            .refused("patch_file", json!({"path": path, "patch": "@@ -1 +1 @@\n-a\n+b\n"}))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn the_shell_goes_on_where_it_was() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("a/b c")).unwrap();
+    let pwd = async || place.ok("bash", json!({"command": "pwd"})).await;
+    let top = pwd().await;
+    assert_eq!(
+        place.ok("bash", json!({"command": "cd a && cd 'b c'"})).await,
+        "[no output]"
+    );
+    assert!(pwd().await.ends_with("/tree/a/b c\n"));
+    // Also when the command fails, or prints without an end of line.
+    let failed = place
+        .refused("bash", json!({"command": "cd ..; printf x; exit 3"}))
+        .await;
+    assert_eq!(failed, "x\n[exit code 3]");
+    assert!(pwd().await.ends_with("/tree/a\n"));
+    // What runs in the background, or in its own shell, changes nothing.
+    place.ok("bash", json!({"command": "(cd /); sleep 300 &"})).await;
+    assert!(pwd().await.ends_with("/tree/a\n"));
+    let left = place.ok("bash", json!({"command": "cd /"})).await;
+    assert!(left.contains("/ is not in the worktree"), "{left}");
+    assert_eq!(pwd().await, top);
+    place.ok("bash", json!({"command": "cd a"})).await;
+    fs::remove_dir_all(place.path("a")).unwrap();
+    assert_eq!(pwd().await, top);
+    // A word of the model's is no mark.
+    assert_eq!(
+        place.ok("bash", json!({"command": "echo kage-0/etc"})).await,
+        "kage-0/etc\n"
+    );
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kage_core::usage::{PicoUsd, Unreported, Usage, UsageClass};
 use serde::Deserialize;
 
-use super::super::dollars::pico;
+use super::super::super::dollars::pico;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ResultLine {

@@ -3,7 +3,7 @@
 use kage_core::usage::PicoUsd;
 
 /// Dollars to the nearest of their twelve places. No cost is negative.
-pub(super) fn pico(dollars: f64) -> PicoUsd {
+pub(in crate::adapters) fn pico(dollars: f64) -> PicoUsd {
     if !dollars.is_finite() || dollars < 0.0 {
         return PicoUsd(0);
     }

@@ -1,0 +1,372 @@
+//! Carries a conversation on: reads what the agent prints, writes what it is told, does what it asks for, and
+//! watches the time. The agent's program is run by its caller, at the same time.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kage_core::event::{EventBody, OutputStream};
+use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure_table::{FailureTable, Speaker};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::conversation::{ClientCall, Conversation, Effect, Ending};
+use super::failures::Judge;
+use super::files::Worktree;
+use super::permission::Decision;
+use super::rpc::{self, Cut, LineCutter, RequestId, RpcError, code};
+use super::terminal::{Called, Terminals};
+use crate::adapters::cli::stuck::Stuck;
+use crate::adapters::local_time;
+use crate::adapters::port::{AdapterEnd, Report, Reporter, ReporterClosed};
+use crate::adapters::session_file::Conversation as ConversationId;
+use crate::adapters::steps::Steps;
+use crate::process::excerpt::{HeadTail, one_line};
+use crate::process::feed::Feed;
+use crate::process::{Chunk, Ended, Pipe};
+
+/// How long an agent may take to end its turn when it is told to.
+pub(super) const CANCELLING: Duration = Duration::from_secs(2);
+/// How long an agent may take to end when nothing more is said.
+const LEAVING: Duration = Duration::from_secs(2);
+/// Bytes that may wait for an agent that does not read. Then it is not read either.
+const UNREAD: usize = 64 << 20;
+/// Bytes of an agent's standard error, from either end, in which a failure's reason is looked for.
+const REASON: usize = 8 << 10;
+
+/// What a conversation is carried on with.
+pub(super) struct Talk<'a> {
+    pub(super) conversation: Conversation,
+    pub(super) table: &'a FailureTable,
+    pub(super) speaker: Speaker<'a>,
+    pub(super) stuck: Stuck<'a>,
+    pub(super) reporter: Reporter,
+    pub(super) steps: Steps,
+    pub(super) id: ConversationId,
+    /// Cancelled by the attempt.
+    pub(super) stop: CancellationToken,
+    /// Ends the program.
+    pub(super) halt: CancellationToken,
+    pub(super) frozen: watch::Receiver<bool>,
+    pub(super) decision: Decision,
+    pub(super) worktree: Option<Worktree>,
+    pub(super) terminals: Option<Terminals>,
+    pub(super) log: TalkLog,
+}
+
+/// What was seen of an agent's program.
+pub(super) struct TalkLog {
+    cutter: LineCutter,
+    stderr: HeadTail,
+    ending: Option<Ending>,
+    over: Option<(FailureKind, String)>,
+    files: JoinSet<(RequestId, Result<Value, RpcError>)>,
+    /// When the program is ended although it goes on.
+    until: Option<Instant>,
+}
+
+impl TalkLog {
+    pub(super) fn new() -> Self {
+        Self {
+            cutter: LineCutter::default(),
+            stderr: HeadTail::new(REASON),
+            ending: None,
+            over: None,
+            files: JoinSet::new(),
+            until: None,
+        }
+    }
+}
+
+enum Input {
+    Stop,
+    Chunk(Option<Chunk>),
+    Written(std::io::Result<()>),
+    Served(RequestId, Result<Value, RpcError>),
+    Stuck,
+    Late,
+}
+
+impl Talk<'_> {
+    /// Talks until the program closes its output. `first` are the effects of the beginning.
+    pub(super) async fn carry_on(
+        &mut self,
+        first: Vec<Effect>,
+        mut chunks: mpsc::Receiver<Chunk>,
+        feed: Feed,
+    ) -> Result<(), ReporterClosed> {
+        let mut feed = Some(feed);
+        self.perform(first, &mut feed).await?;
+        loop {
+            let reads = feed.as_ref().is_none_or(|feed| feed.waiting() < UNREAD);
+            let input = tokio::select! {
+                biased;
+                () = self.stop.cancelled(), if self.log.until.is_none() => Input::Stop,
+                () = at(self.log.until) => Input::Late,
+                () = at(self.stuck.until()), if self.log.over.is_none() => Input::Stuck,
+                written = write(feed.as_mut()) => Input::Written(written),
+                chunk = chunks.recv(), if reads => Input::Chunk(chunk),
+                (id, result) = served(&mut self.log.files, self.terminals.as_mut()) => Input::Served(id, result),
+            };
+            let effects = match input {
+                Input::Stop => {
+                    self.log.until = Some(Instant::now() + CANCELLING);
+                    self.conversation.cancel()
+                }
+                Input::Late => {
+                    self.log.until = None;
+                    self.halt.cancel();
+                    // Only the end of its output is waited for now.
+                    drop(feed.take());
+                    self.rest(&mut chunks).await?;
+                    break;
+                }
+                Input::Stuck => {
+                    self.is_stuck();
+                    Vec::new()
+                }
+                Input::Written(Ok(())) => Vec::new(),
+                Input::Written(Err(error)) => {
+                    tracing::debug!(%error, "the agent reads no more");
+                    feed = None;
+                    Vec::new()
+                }
+                Input::Served(id, result) => self.conversation.served(&id, result),
+                Input::Chunk(Some(chunk)) => self.chunk(chunk).await?,
+                Input::Chunk(None) => break,
+            };
+            self.perform(effects, &mut feed).await?;
+        }
+        if let Some(cut) = self.log.cutter.end() {
+            let effects = self.line(cut).await?;
+            self.perform(effects, &mut None).await?;
+        }
+        let effects = self.conversation.cut();
+        self.perform(effects, &mut None).await
+    }
+
+    /// Takes what a program prints that is being ended.
+    async fn rest(&mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
+        while let Some(chunk) = chunks.recv().await {
+            let effects = self.chunk(chunk).await?;
+            self.perform(effects, &mut None).await?;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, Chunk { pipe, bytes }: Chunk) -> Result<Vec<Effect>, ReporterClosed> {
+        // Any byte counts, also half a message.
+        self.reporter.alive();
+        match pipe {
+            Pipe::Stderr => {
+                self.log.stderr.push(&bytes);
+                self.stuck.stderr(&bytes, Instant::now());
+                self.reporter.output(OutputStream::Stderr, bytes).await?;
+                Ok(Vec::new())
+            }
+            Pipe::Stdout => {
+                let mut effects = Vec::new();
+                for cut in self.log.cutter.push(&bytes) {
+                    effects.extend(self.line(cut).await?);
+                }
+                Ok(effects)
+            }
+        }
+    }
+
+    async fn line(&mut self, cut: Cut) -> Result<Vec<Effect>, ReporterClosed> {
+        let line = match cut {
+            Cut::Line(line) => line,
+            Cut::Dropped(bytes) => {
+                let text = format!("a message of {bytes} bytes was dropped: it is too long");
+                self.reporter.event(EventBody::Warning(text)).await?;
+                return Ok(Vec::new());
+            }
+        };
+        let incoming = rpc::read(&line);
+        if incoming == rpc::Incoming::NoMessage {
+            let mut line = line;
+            line.push(b'\n');
+            self.reporter.output(OutputStream::Stdout, Bytes::from(line)).await?;
+            return Ok(Vec::new());
+        }
+        let judge = Judge {
+            table: self.table,
+            speaker: self.speaker,
+            heard: local_time(),
+        };
+        Ok(self.conversation.hear(incoming, judge))
+    }
+
+    async fn perform(&mut self, effects: Vec<Effect>, feed: &mut Option<Feed>) -> Result<(), ReporterClosed> {
+        let mut effects = std::collections::VecDeque::from(effects);
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Send(line) => {
+                    if let Some(feed) = feed {
+                        feed.push(&line);
+                    }
+                }
+                Effect::Tell(Report::Event(body)) => {
+                    self.stuck.progress();
+                    self.reporter.event(body).await?;
+                }
+                Effect::Tell(Report::Output(stream, bytes)) => self.reporter.output(stream, bytes).await?,
+                Effect::Tell(Report::Alive) => self.reporter.alive(),
+                Effect::ToolsBegin => {
+                    // An attempt that is told to stop takes no more checkpoints.
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => {}
+                        () = self.steps.tools_begin() => {}
+                    }
+                }
+                Effect::ToolsEnd => self.steps.tools_ended(),
+                Effect::Ask(question) => effects.extend(self.conversation.decided(question.number, self.decision)),
+                Effect::Serve(id, call) => effects.extend(self.serve(id, call)),
+                Effect::Conversation(id) => self.id.told(&id),
+                Effect::Over(ending) => {
+                    self.log.ending = Some(ending);
+                    // The end of its input is the end of most agents.
+                    let open = feed.as_mut();
+                    flush(open).await;
+                    *feed = None;
+                    self.log.until = Some(Instant::now() + LEAVING);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, id: RequestId, ClientCall { method, params }: ClientCall) -> Vec<Effect> {
+        if method.starts_with("terminal/") {
+            let called = match &mut self.terminals {
+                Some(terminals) => terminals.call(id, &method, params),
+                None => Called::Answer(id, Err(no_worktree())),
+            };
+            return match called {
+                Called::Answer(id, result) => self.conversation.served(&id, result),
+                Called::Later => Vec::new(),
+            };
+        }
+        let Some(worktree) = self.worktree.clone() else {
+            return self.conversation.served(&id, Err(no_worktree()));
+        };
+        self.log
+            .files
+            .spawn_blocking(move || (id, worktree.call(&method, params)));
+        Vec::new()
+    }
+
+    fn is_stuck(&mut self) {
+        let now = Instant::now();
+        if *self.frozen.borrow() {
+            self.stuck.again(now);
+        } else if let Some(over) = self.stuck.over(now) {
+            self.log.over = Some(over);
+            self.halt.cancel();
+        }
+    }
+
+    /// The end of the session; its program has ended.
+    pub(super) async fn end(&mut self, ended: Ended) -> AdapterEnd {
+        if ended.survivors > 0 {
+            let text = format!("{} processes of the session could not be ended", ended.survivors);
+            if self.reporter.event(EventBody::Warning(text)).await.is_err() {
+                return AdapterEnd::Stopped;
+            }
+        }
+        if self.stop.is_cancelled() {
+            // The attempt knows why.
+            return AdapterEnd::Stopped;
+        }
+        if let Some((kind, line)) = self.log.over.take() {
+            let text = format!("the agent got no further and was ended; it said: {line}");
+            return AdapterEnd::Failed(Failure::new(kind, text));
+        }
+        let wrote = self.log.stderr.text();
+        let judge = Judge {
+            table: self.table,
+            speaker: self.speaker,
+            heard: local_time(),
+        };
+        match self.log.ending.take() {
+            Some(Ending::Done(summary)) => AdapterEnd::Done { summary },
+            Some(Ending::Failed(failure)) => AdapterEnd::Failed(failure),
+            Some(Ending::Nothing) => AdapterEnd::Failed(judge.nothing_happened(&wrote)),
+            Some(Ending::Cancelled) => AdapterEnd::Stopped,
+            None => AdapterEnd::Failed(judge.broke_off(ended.status, &wrote, last_line(&wrote))),
+        }
+    }
+}
+
+fn last_line(text: &str) -> &str {
+    let mut lines = text.lines().rev();
+    lines.find(|line| !line.trim().is_empty()).unwrap_or_default()
+}
+
+impl Judge<'_> {
+    /// A program that ended before its turn did.
+    fn broke_off(&self, status: crate::process::Status, wrote: &str, last: &str) -> Failure {
+        self.table.classify(self.speaker, wrote, self.heard).unwrap_or_else(|| {
+            let text = format!("the agent ended with {status} in the middle: {}", one_line(last, 400));
+            Failure::new(FailureKind::AdapterCrash, text.trim_end_matches([':', ' ']))
+        })
+    }
+}
+
+fn no_worktree() -> RpcError {
+    RpcError::new(code::INTERNAL, "the session has no worktree")
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write(feed: Option<&mut Feed>) -> std::io::Result<()> {
+    match feed {
+        Some(feed) => feed.write().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes what waits as long as the program takes it at once.
+async fn flush(feed: Option<&mut Feed>) {
+    let Some(feed) = feed else { return };
+    while feed.waiting() > 0 {
+        let writing = tokio::time::timeout(LEAVING, feed.write()).await;
+        if !matches!(writing, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// The next answer to a request of the agent's that took a while.
+async fn served(
+    files: &mut JoinSet<(RequestId, Result<Value, RpcError>)>,
+    terminals: Option<&mut Terminals>,
+) -> (RequestId, Result<Value, RpcError>) {
+    let waits = async {
+        match terminals {
+            Some(terminals) => terminals.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        Some(done) = files.join_next() => match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(%error, "a request for a file broke");
+                std::future::pending().await
+            }
+        },
+        (id, status) = waits => (id, Ok(status)),
+    }
+}
