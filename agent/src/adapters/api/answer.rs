@@ -225,6 +225,15 @@ impl Draft {
         &self.counts
     }
 
+    /// Forgets what the answer says, and keeps what was counted of it.
+    pub(super) fn forget(&mut self) {
+        self.open.values_mut().for_each(|open| *open = OpenItem::default());
+        self.done.clear();
+        self.calls.clear();
+        self.bare.clear();
+        self.bytes = 0;
+    }
+
     /// Handles the data of one frame, unless the answer is too long.
     pub(super) fn event(&mut self, read: fn(&mut Self, &str) -> Progress, data: &str) -> Progress {
         self.bytes = self.bytes.saturating_add(data.len());
