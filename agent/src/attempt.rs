@@ -273,7 +273,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     };
     let worked = match door {
         Some(door) => Box::pin(attempt.while_served(door, work)).await,
-        None => work.await,
+        None => Box::pin(work).await,
     };
     drop(grant.places);
     let outcome = match worked {

@@ -136,7 +136,7 @@ async fn start(grants: u32, output: u32, waits: Vec<&'static str>) -> (Gate, Log
     // It ends with the test's runtime.
     drop(tokio::spawn(async move { axum::serve(listener, router).await }));
     let connect = Arc::new(move || Client::connect_lazy(&url, "token"));
-    let random = Arc::new(|| rand::random::<u128>());
+    let random = Arc::new(rand::random::<u128>);
     let client = GateClient::new(connect, random, TaskTracker::new(), CancellationToken::new());
     let key = AttemptKey {
         attempt: AttemptId::from_random(1),
