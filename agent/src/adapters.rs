@@ -4,6 +4,7 @@
 //! and those of them that are talked to ([`acp`]). An adapter that cannot be used on this machine stays in the registry, with the
 //! reason.
 
+pub mod metered;
 pub mod session_file;
 pub mod steps;
 pub mod port;
@@ -172,7 +173,7 @@ pub fn read_failures(path: &Path) -> Result<FailureTable, LoadError> {
 }
 
 /// The present time with this machine's zone, because programs print times without a zone.
-fn local_time() -> LocalTime {
+pub(crate) fn local_time() -> LocalTime {
     let now = jiff::Zoned::now();
     LocalTime {
         now: Timestamp::from_millis(u64::try_from(now.timestamp().as_millisecond()).unwrap_or_default()),

@@ -12,12 +12,13 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::folder::Folder;
 use kage_core::id::AttemptId;
-use kage_core::network::NetworkSettings;
+use kage_core::network::{AllowRule, NetworkSettings};
 use kage_core::task::{RepositoryRef, ResultRules};
 use kage_git::Secrets;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
+use crate::adapters::metered::GatewayPass;
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
 use crate::calls::{Gate, GateClient};
@@ -46,6 +47,7 @@ mod checkpoints;
 mod changes;
 mod surroundings;
 mod door;
+mod gateway;
 mod shell;
 mod resumed;
 mod session_files;
@@ -116,6 +118,8 @@ struct Attempt {
     admission: Admission,
     /// What no file of its checkpoints and its result may have.
     sought: Secrets,
+    /// What its program gets in the place of its provider, and where that is.
+    gateway: Option<(GatewayPass, AllowRule)>,
     /// How its boxes get to its door, if it has one.
     door: Option<DoorWay>,
     /// The presence of a session's attempt: the session's later attempts wait until it is gone.
@@ -209,15 +213,20 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
             return Err(failure);
         }
         let variables = resources.variables(&grant.work, &equipment).await?;
-        Ok((variables, admitted(&equipment, &grant.work, &grant.stop).await?))
+        let admission = admitted(&equipment, &grant.work, &grant.stop).await?;
+        Ok((variables, admission, gateway::open(&equipment, &grant.work)?))
     };
-    let (variables, admission, refused) = match found.await {
-        Ok((variables, admission)) => (variables, admission, None),
-        Err(failure) => (TaskVariables::default(), Admission::default(), Some(failure)),
+    let (variables, admission, gateway, refused) = match found.await {
+        Ok((variables, admission, gateway)) => (variables, admission, gateway, None),
+        Err(failure) => (TaskVariables::default(), Admission::default(), None, Some(failure)),
     };
     let mut recording = resources.recording(id);
     let mut secrets = [equipment.secrets(), variables.secrets(), admission.secrets()].concat();
     recording.masker = recording.masker.and(&Secret::values(&secrets));
+    if let Some(gateway) = &gateway {
+        // It is of no use to anybody else, and nothing that people read has to change with it.
+        recording.masker = recording.masker.and(&[gateway.pass().key]);
+    }
     let ordinary = variables.secrets();
     secrets.retain(|secret| !(secret.is_plain() && ordinary.contains(secret)));
     secrets.extend(resources.secrets.iter().cloned());
@@ -226,6 +235,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
     let sought = forms::sought(&secrets);
     let mut attempt = Attempt {
         door: None,
+        gateway: gateway.as_ref().map(|gateway| (gateway.pass(), gateway.rule())),
         gate,
         recording,
         equipment,
@@ -255,9 +265,15 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
             (None, WorkKind::Verify(work)) => verify::run(&attempt, work, &mut workspace).await,
         }
     };
+    let work = async {
+        match gateway {
+            Some(gateway) => Box::pin(attempt.while_metered(gateway, work)).await,
+            None => work.await,
+        }
+    };
     let worked = match door {
         Some(door) => Box::pin(attempt.while_served(door, work)).await,
-        None => work.await,
+        None => Box::pin(work).await,
     };
     drop(grant.places);
     let outcome = match worked {

@@ -18,6 +18,7 @@ pub mod door;
 pub mod logins;
 pub mod calls;
 pub mod adapters;
+pub mod gateway;
 mod equipment;
 pub mod shell_socket;
 pub mod identity;

@@ -249,7 +249,10 @@ impl Session {
                     metered: *metered,
                     call: one_call(*metered, call.as_ref()),
                 };
-                spent::add(&mut self.usage, used, prices, now);
+                // A report of tools alone.
+                if !usage.is_zero() || *metered || reported.is_some() {
+                    spent::add(&mut self.usage, used, prices, now);
+                }
             }
             EventBody::CallRetried { failure, delay, .. } => {
                 self.calls.repeated = self.calls.repeated.saturating_add(1);

@@ -25,8 +25,11 @@ mod gemini;
 mod circles;
 mod caller;
 mod session;
+mod counting;
 
-pub(in crate::adapters) use caller::client;
+pub(crate) use caller::client;
+pub(crate) use counting::metered;
+pub(crate) use counting::{AnswerEnd, Counting};
 pub(in crate::adapters) use provider::{Instance, Provider, instances};
 
 use std::num::NonZeroU32;

@@ -29,7 +29,8 @@ use kage_git::executable::Executable;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::AdapterConfig;
+use super::{AdapterConfig, api};
+use crate::adapters::metered::MeteredProvider;
 use crate::adapters::port::{
     Adapter, AdapterEnd, Admission, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits,
 };
@@ -42,7 +43,7 @@ use crate::process::{
     Secret, Stdin,
 };
 use entry::Entry;
-use manifest::{Manifest, Version};
+use manifest::{GatewayRule, Manifest, Version};
 use run::Run;
 
 /// Time limit of asking a program for its version.
@@ -162,8 +163,16 @@ impl CliAdapter {
             Err(problem) => Err(problem),
         };
         let program = program.map_err(|problem| Failure::new(FailureKind::AdapterUnavailable, problem))?;
-        let (manifest, agent, login) = (self.manifest.clone(), self.agent.clone(), self.entry.login().cloned());
-        let key = self.entry.key().map(str::to_owned);
+        let gateway = input.gateway.as_ref();
+        let rule = gateway.and_then(|_| self.gateway_rule(input.model.as_deref()));
+        let agent = match (gateway, rule) {
+            (Some(pass), Some(rule)) => launch::behind_gateway(&self.agent, &self.manifest, rule, pass),
+            (None, _) | (Some(_), None) => self.agent.clone(),
+        };
+        let (manifest, login) = (self.manifest.clone(), self.entry.login().cloned());
+        // Of several, the variable whose value it gets.
+        let key = rule.map_or_else(|| self.entry.key(), |rule| Some(rule.key.as_str()));
+        let key = key.map(str::to_owned);
         // Arguments may name files beside the manifest.
         let beside = self.manifest.source.parent().filter(|folder| folder.is_absolute());
         let room = input.room.as_ref().map(|room| match beside {
@@ -208,6 +217,7 @@ impl CliAdapter {
             beginning: input.beginning.clone(),
             conversation: input.conversation.clone(),
             usage_file: None,
+            gateway: input.gateway.clone(),
         };
         let control = Control {
             stop: watched.halt.clone(),
@@ -257,6 +267,21 @@ impl CliAdapter {
             adapter: self.manifest.name.as_str(),
             family: self.manifest.family(),
         }
+    }
+
+    /// How the calls of a session with this model can go through the agent.
+    fn gateway_rule(&self, model: Option<&str>) -> Option<&GatewayRule> {
+        // What is paid for by a subscription has no price for each call, and its login is for the program itself.
+        if self.entry.login().is_some() {
+            return None;
+        }
+        let model = self.model(model);
+        let mut rules = self.manifest.gateways.iter();
+        rules.find(|rule| rule.target(model, &self.agent).is_some())
+    }
+
+    fn model<'a>(&'a self, asked: Option<&'a str>) -> Option<&'a str> {
+        asked.or(self.manifest.model.as_deref())
     }
 
     /// Whether its sessions are in folders of their own: not in the folder of a person's login, where that
@@ -329,6 +354,12 @@ impl Adapter for CliAdapter {
 
     fn provider(&self) -> Vec<AllowRule> {
         self.manifest.network.provider(&self.agent)
+    }
+
+    fn metered(&self, model: Option<&str>) -> Option<MeteredProvider> {
+        let rule = self.gateway_rule(model)?;
+        let (address, key) = rule.target(self.model(model), &self.agent)?;
+        Some(api::metered(rule.wire, &self.manifest.name, address, key))
     }
 
     fn session_file(&self, input: &SessionInput) -> Option<SessionFile> {

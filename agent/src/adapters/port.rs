@@ -20,6 +20,7 @@ use kage_core::prompt::Prompt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::metered::{GatewayPass, MeteredProvider};
 use crate::adapters::session_file::{Conversation, SessionFile};
 use crate::adapters::steps::Steps;
 use crate::calls::Calls;
@@ -72,6 +73,8 @@ pub struct SessionInput {
     pub frozen: watch::Receiver<bool>,
     /// The box of its programs; `None`: they run as the agent does.
     pub room: Option<Arc<Room>>,
+    /// What its program gets instead of its provider's address and the key; `None`: it has both.
+    pub gateway: Option<GatewayPass>,
 }
 
 impl SessionInput {
@@ -130,6 +133,7 @@ impl SessionInput {
             },
             frozen: watch::channel(false).1,
             room: None,
+            gateway: None,
         }
     }
 }
@@ -326,6 +330,12 @@ pub trait Adapter: Send + Sync {
     /// Hosts that programs of its sessions have to reach. An adapter that calls its provider itself needs none.
     fn provider(&self) -> Vec<AllowRule> {
         Vec::new()
+    }
+
+    /// The provider that the program of a session with this model calls, where the agent can call it in its place;
+    /// `None`: the program does so itself, with what lets it in.
+    fn metered(&self, _model: Option<&str>) -> Option<MeteredProvider> {
+        None
     }
 
     /// Whether sessions need their scratch folder to exist.

@@ -127,6 +127,10 @@ mod on_linux {
             let WorkKind::Session(work) = &self.work.kind else {
                 return Vec::new();
             };
+            // The one way to its provider.
+            if let Some((_, rule)) = &self.gateway {
+                return vec![rule.clone()];
+            }
             let adapter = self.equipment.adapters.get(&work.adapter);
             adapter.map_or_else(Vec::new, |adapter| adapter.provider())
         }

@@ -119,6 +119,7 @@ pub(super) async fn run(
         },
         frozen: attempt.frozen.clone(),
         room: attempt.room(workspace.map(|workspace| workspace.path()), NetworkUse::Work),
+        gateway: attempt.gateway.as_ref().map(|(pass, _)| pass.clone()),
     };
     let Some(workspace) = workspace else {
         attempt.phase(Phase::Working).await?;

@@ -1,5 +1,5 @@
 //! The real `claude` program, run by an agent, against the scripted server: the task is solved and
-//! verified, and the reported usage is what the server counted.
+//! verified, and the billed usage is what the server counted.
 
 use std::time::Duration;
 
@@ -72,5 +72,5 @@ async fn the_real_claude_program_solves_a_task() {
     let usage = claude.usage.unwrap();
     assert_eq!((usage.output, usage.cache_read), (output, read));
     let provenances: Vec<v1::Provenance> = claude.money.iter().map(v1::Money::provenance).collect();
-    assert_eq!(provenances, [v1::Provenance::Reported], "{claude:#?}");
+    assert_eq!(provenances, [v1::Provenance::Billed], "{claude:#?}");
 }

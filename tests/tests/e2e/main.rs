@@ -24,6 +24,7 @@ mod deploy;
 mod door;
 mod environment;
 mod errors;
+mod gateway;
 mod git_processes;
 mod in_the_way;
 mod json;

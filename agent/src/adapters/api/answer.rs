@@ -192,6 +192,8 @@ pub(super) struct Draft {
     pub(super) raw_stop: Option<String>,
     /// Tokens counted so far; the provider bills them even when the stream is cut.
     pub(super) usage: Usage,
+    /// The highest counts so far, in the provider's own form.
+    pub(super) counts: Value,
     /// Bytes of the request.
     pub(super) sent: u64,
     /// The room that the request asked for.
@@ -216,6 +218,22 @@ impl Draft {
         !self.model.is_empty() || !self.open.is_empty() || !self.done.is_empty() || !self.usage.is_zero()
     }
 
+    /// Takes the provider's counts of the answer so far, and returns the highest of each. Counts of an answer
+    /// only rise: one that is lower, or is not there any more, is one that the sender forgot.
+    pub(super) fn counted(&mut self, counts: &Value) -> &Value {
+        raise(&mut self.counts, counts);
+        &self.counts
+    }
+
+    /// Forgets what the answer says, and keeps what was counted of it.
+    pub(super) fn forget(&mut self) {
+        self.open.values_mut().for_each(|open| *open = OpenItem::default());
+        self.done.clear();
+        self.calls.clear();
+        self.bare.clear();
+        self.bytes = 0;
+    }
+
     /// Handles the data of one frame, unless the answer is too long.
     pub(super) fn event(&mut self, read: fn(&mut Self, &str) -> Progress, data: &str) -> Progress {
         self.bytes = self.bytes.saturating_add(data.len());
@@ -223,5 +241,51 @@ impl Draft {
             return Progress::broken("it is longer than any should be");
         }
         read(self, data)
+    }
+}
+
+/// Raises each number of `all` to that of `new`.
+fn raise(all: &mut Value, new: &Value) {
+    match (all, new) {
+        (Value::Object(all), Value::Object(new)) => {
+            for (name, value) in new {
+                raise(all.entry(name.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (all @ Value::Null, new) => all.clone_from(new),
+        (all @ Value::Number(_), new @ Value::Number(_)) => {
+            if new.as_f64() > all.as_f64() {
+                all.clone_from(new);
+            }
+        }
+        // Another kind of value is nothing that is counted.
+        (_, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_only_rise() {
+        let mut draft = Draft::default();
+        for (counts, highest) in [
+            (json!(null), json!(null)),
+            (
+                json!({"a": 3, "deep": {"b": 7}, "c": null}),
+                json!({"a": 3, "deep": {"b": 7}, "c": null}),
+            ),
+            (
+                json!({"a": 0, "deep": {"b": 9}}),
+                json!({"a": 3, "deep": {"b": 9}, "c": null}),
+            ),
+            (json!({"deep": null, "c": 1}), json!({"a": 3, "deep": {"b": 9}, "c": 1})),
+            (json!("odd"), json!({"a": 3, "deep": {"b": 9}, "c": 1})),
+        ] {
+            assert_eq!(*draft.counted(&counts), highest, "{counts}");
+        }
     }
 }

@@ -43,7 +43,7 @@ const MAX_ODD: u32 = 1;
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// The client for all calls. Redirects are refused, because they would send the key elsewhere.
-pub(in crate::adapters) fn client() -> reqwest::Result<reqwest::Client> {
+pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // An error means that a provider is installed already, which is fine.

@@ -6,7 +6,7 @@
 //! routes to its caches. [`stream`] reads answers, [`usage`] counts tokens.
 
 mod stream;
-mod usage;
+pub(super) mod usage;
 
 use std::borrow::Cow;
 

@@ -11,7 +11,8 @@ use kage_core::id::Digest;
 use uuid::Uuid;
 
 use super::manifest::files::{self, write_private};
-use super::manifest::{BasePass, LONG, Manifest, Pass, SessionRule, VARIABLE, fill};
+use super::manifest::{BasePass, GatewayRule, LONG, Manifest, Pass, SessionRule, VARIABLE, fill};
+use crate::adapters::metered::GatewayPass;
 use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::beneath::Beneath;
 use crate::adapters::session_file::{FilePlace, SessionFile, is_id};
@@ -25,6 +26,9 @@ use crate::process::{
 const GO_ON: &str = "The session was interrupted. The files are as they were after the last step that you \
 know of; what you did after it is undone. Go on with the task.";
 
+/// Where a gateway is.
+const LOOPBACK: &str = "127.0.0.1";
+
 /// What a command needs besides the session.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -35,6 +39,30 @@ pub(super) struct Place<'a> {
     /// The agent's variable that lets it in, if that is what does.
     pub(super) key: Option<&'a str>,
     pub(super) root: bool,
+}
+
+/// The agent's environment for a program whose calls go through a gateway: its address and its key in the place
+/// of the provider's, and no other key.
+pub(super) fn behind_gateway(
+    agent: &AgentEnvironment,
+    manifest: &Manifest,
+    rule: &GatewayRule,
+    pass: &GatewayPass,
+) -> AgentEnvironment {
+    let mut agent = agent.clone();
+    for name in &manifest.env.secret {
+        agent = agent.without(name);
+    }
+    agent = agent.with(&rule.base_url, &pass.address).with(&rule.key, &pass.key);
+    // A proxy of the machine would look for the gateway on its own loopback address.
+    for name in ["NO_PROXY", "no_proxy"] {
+        let all = match agent.text(name) {
+            Some(others) => format!("{others},{LOOPBACK}"),
+            None => LOOPBACK.to_owned(),
+        };
+        agent = agent.with(name, &all);
+    }
+    agent
 }
 
 /// Makes the session's folders and files, and the command to run.

@@ -20,11 +20,13 @@ use crate::process::AgentEnvironment;
 
 pub mod acp;
 pub(super) mod files;
+mod gateway;
 mod placeholders;
 mod rules;
 
 pub use acp::AcpRule;
 pub use files::FileRule;
+pub use gateway::GatewayRule;
 use placeholders::{PLACEHOLDERS, is_known, placeholders};
 pub(super) use placeholders::{VARIABLE, fill};
 pub use rules::FailureRule;
@@ -83,6 +85,9 @@ pub struct Manifest {
     /// Where its provider is, for programs that reach only what is listed.
     #[serde(default)]
     pub network: NetworkRule,
+    /// How its calls of models can go through the agent: the first of these that fits a session.
+    #[serde(default, rename = "gateway")]
+    pub gateways: Vec<GatewayRule>,
     /// How to find its version.
     #[serde(default)]
     pub version: Option<VersionRule>,
@@ -506,6 +511,9 @@ impl Manifest {
         }
         if let Some(login) = &self.login {
             login.check()?;
+        }
+        for gateway in &self.gateways {
+            gateway.check(&self.env)?;
         }
         let written = self.files.iter().map(|file| &file.path);
         let counted = self.usage.iter().map(|usage| &usage.file);

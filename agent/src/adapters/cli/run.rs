@@ -14,6 +14,7 @@ use super::formats::{Outcome, Reader, Rules};
 use super::own_words::OwnWords;
 use super::stuck::Stuck;
 use crate::adapters::local_time;
+use crate::adapters::metered::GatewayPass;
 use crate::adapters::port::{AdapterEnd, Beginning, Report, Reporter, ReporterClosed};
 use crate::adapters::session_file::{Conversation, FilePlace};
 use crate::process::excerpt::{HeadTail, one_line};
@@ -39,6 +40,8 @@ pub(super) struct Watched {
     pub(super) conversation: Conversation,
     /// The file in which the program counts tokens.
     pub(super) usage_file: Option<FilePlace>,
+    /// Who counts its calls; `None`: nobody but the program.
+    pub(super) gateway: Option<GatewayPass>,
 }
 
 /// The output of one run of the program.
@@ -77,6 +80,7 @@ impl<'a> Run<'a> {
 
     /// Reads everything that the program prints, until it closes its output.
     pub(super) async fn take(&mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
+        let enough = self.watched.gateway.as_ref().map(|gateway| gateway.enough.clone());
         loop {
             let until = self.stuck.until().filter(|_| self.over.is_none());
             tokio::select! {
@@ -86,6 +90,7 @@ impl<'a> Run<'a> {
                     None => break,
                 },
                 () = at(until) => self.out_of_time(),
+                () = cancelled(enough.as_ref()), if !self.watched.halt.is_cancelled() => self.watched.halt.cancel(),
             }
         }
         self.own.finish();
@@ -145,7 +150,11 @@ impl<'a> Run<'a> {
     async fn tell(&self, reports: Vec<Report>) -> Result<(), ReporterClosed> {
         for report in reports {
             match report {
-                Report::Event(body) => self.reporter.event(self.with_model(body)).await?,
+                Report::Event(body) => {
+                    if let Some(body) = self.beside_gateway(self.with_model(body)) {
+                        self.reporter.event(body).await?;
+                    }
+                }
                 Report::Output(stream, bytes) => self.reporter.output(stream, bytes).await?,
                 Report::Alive => self.reporter.alive(),
             }
@@ -164,6 +173,34 @@ impl<'a> Run<'a> {
         body
     }
 
+    /// What is reported of an event where a gateway counts: the program's own numbers stand beside its, and
+    /// are not added to them. Of its calls of tools only the program knows.
+    fn beside_gateway(&self, body: EventBody) -> Option<EventBody> {
+        let Some(gateway) = &self.watched.gateway else {
+            return Some(body);
+        };
+        match body {
+            EventBody::UsageRecorded {
+                model,
+                usage,
+                reported,
+                tools,
+                ..
+            } => {
+                gateway.own_count.add(usage, reported);
+                tools.map(|tools| EventBody::UsageRecorded {
+                    model,
+                    usage: Usage::default(),
+                    reported: None,
+                    metered: false,
+                    tools: Some(tools),
+                    call: None,
+                })
+            }
+            other => Some(other),
+        }
+    }
+
     /// Classifies the end of the program.
     pub(super) async fn end(&mut self, ended: Ended) -> AdapterEnd {
         if ended.survivors > 0 {
@@ -179,12 +216,22 @@ impl<'a> Run<'a> {
             let message = format!("the program got no further and was ended; it said: {line}");
             return AdapterEnd::Failed(Failure::new(kind, message));
         }
+        let refused = self
+            .watched
+            .gateway
+            .as_ref()
+            .and_then(|gateway| gateway.refusing.borrow().clone());
         match ended.cause {
+            // It was refused its calls, and went on.
+            Cause::Stopped if refused.is_some() && !self.watched.stop.is_cancelled() => {
+                refused.map_or(AdapterEnd::Stopped, AdapterEnd::Failed)
+            }
             // The attempt knows why it stopped the program.
             Cause::Stopped | Cause::Unread | Cause::TimedOut => AdapterEnd::Stopped,
             Cause::Itself => match self.judge(ended.status) {
                 Ok(summary) => AdapterEnd::Done { summary },
-                Err(failure) => AdapterEnd::Failed(failure),
+                // What the program says of a refused call is what the gateway told it.
+                Err(failure) => AdapterEnd::Failed(refused.unwrap_or(failure)),
             },
         }
     }
@@ -267,6 +314,13 @@ fn is_progress(report: &Report) -> bool {
         report,
         Report::Event(EventBody::Activity(_) | EventBody::UsageRecorded { .. })
     )
+}
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn at(time: Option<Instant>) {

@@ -117,6 +117,20 @@ impl AgentEnvironment {
         self
     }
 
+    /// The same environment with another value of a variable.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same environment without a variable.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.variables.remove(OsStr::new(name));
+        self
+    }
+
     /// The variables of this environment that a shell hands over to the daemon of its machine: what every
     /// program gets, and these, which adapters are given. Values that are no text stay here.
     #[must_use]

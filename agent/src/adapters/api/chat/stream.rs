@@ -129,7 +129,9 @@ fn take(draft: &mut Draft, chunk: Chunk) -> Progress {
         }
     }
     // Counts are totals; some servers send them with each chunk.
-    if let Some(usage) = counts.iter().find_map(usage::parse) {
+    if let Some(counts) = counts.iter().find(|counts| usage::parse(counts).is_some())
+        && let Some(usage) = usage::parse(draft.counted(counts))
+    {
         draft.usage = usage;
     }
     progress

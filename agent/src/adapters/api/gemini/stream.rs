@@ -102,7 +102,8 @@ fn take(draft: &mut Draft, chunk: Chunk) -> Progress {
     if let Some(reason) = chunk.prompt_feedback.and_then(|feedback| feedback.block_reason) {
         draft.raw_stop = Some(format!("{BLOCKED}{reason}"));
     }
-    if let Some(usage) = usage::parse(&chunk.usage_metadata, draft.raw_stop.is_some()) {
+    let ended = draft.raw_stop.is_some();
+    if let Some(usage) = usage::parse(draft.counted(&chunk.usage_metadata), ended) {
         draft.usage = usage;
     }
     Progress::Text(text)

@@ -3,6 +3,7 @@
 //! Blocks keep every field that the provider sent, with its exact bytes, because thinking
 //! signatures must be sent back unchanged.
 
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::answer::{Answer, Draft, Item, OpenItem, Progress, ToolCall};
@@ -23,7 +24,7 @@ pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
         Event::MessageStart(MessageStart { message }) => {
             draft.id = message.id;
             draft.model = message.model;
-            usage::update(&mut draft.usage, &message.usage);
+            count(draft, &message.usage);
             Progress::None
         }
         Event::BlockStart(BlockStart { index, content_block }) => {
@@ -45,7 +46,7 @@ pub(super) fn event(draft: &mut Draft, data: &str) -> Progress {
             if delta.stop_reason.is_some() {
                 draft.raw_stop = delta.stop_reason;
             }
-            usage::update(&mut draft.usage, &usage);
+            count(draft, &usage);
             Progress::None
         }
         Event::MessageStop => Progress::Complete,
@@ -63,7 +64,7 @@ pub(super) fn whole(draft: &mut Draft, body: &[u8]) -> Option<Progress> {
     draft.id = message.id;
     draft.model = message.model;
     draft.raw_stop = message.stop_reason;
-    usage::update(&mut draft.usage, &message.usage);
+    count(draft, &message.usage);
     for (index, item) in (0..).zip(message.content) {
         let open = OpenItem {
             item,
@@ -72,6 +73,12 @@ pub(super) fn whole(draft: &mut Draft, body: &[u8]) -> Option<Progress> {
         close(draft, index, open, true);
     }
     Some(Progress::Complete)
+}
+
+fn count(draft: &mut Draft, counts: &Value) {
+    let mut usage = draft.usage;
+    usage::update(&mut usage, draft.counted(counts));
+    draft.usage = usage;
 }
 
 fn grow(draft: &mut Draft, index: u64, delta: Delta) -> Progress {

@@ -160,7 +160,7 @@ fn grow(draft: &mut Draft, field: &'static str, Delta { output_index, delta }: D
 
 fn end(draft: &mut Draft, response: Response) -> Progress {
     begin(draft, &response);
-    if let Some(usage) = usage::parse(&response.usage) {
+    if let Some(usage) = usage::parse(draft.counted(&response.usage)) {
         draft.usage = usage;
     }
     if let Some(error) = response.error {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// Reads a `usage` object; `None` when it counts no input. The provider's `input_tokens` include what
 /// was read from the cache and what was written to it; `output_tokens` include what was thought.
-pub(super) fn parse(value: &Value) -> Option<Usage> {
+pub(in crate::adapters::api) fn parse(value: &Value) -> Option<Usage> {
     let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64);
     let deep = |outer: &str, inner: &str| number(value.get(outer)?, inner);
     let input = number(value, "input_tokens")?;

@@ -1,7 +1,6 @@
 //! Recorded and invented streams, and the messages built from them.
 
 use kage_core::usage::{Unreported, Usage, UsageClass};
-use serde_json::Value;
 
 use super::super::super::answer::Stop;
 use super::super::can_be_sent;

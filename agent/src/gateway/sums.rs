@@ -1,0 +1,87 @@
+//! What a gateway keeps of the calls that passed: sums, and of the last call of each model how large it was, so that
+//! the next one can be bounded. No content.
+
+use std::collections::BTreeMap;
+
+use kage_core::usage::Usage;
+
+/// How many models a program may name before new ones are bounded by their bytes alone.
+const MODELS: usize = 16;
+
+/// What passed a gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metered {
+    /// Calls that were answered, also those whose answer broke off.
+    pub answered: u64,
+    /// Calls whose answer broke off, or was an error.
+    pub broken: u64,
+    /// Calls that the provider refused.
+    pub refused: u64,
+    /// Of all calls that were answered.
+    pub usage: Usage,
+}
+
+/// An earlier request, and what its prompt was counted as.
+#[derive(Debug, Clone, Copy)]
+struct Earlier {
+    bytes: u64,
+    tokens: u64,
+}
+
+/// The sums of a gateway.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    pub(super) metered: Metered,
+    earlier: BTreeMap<String, Earlier>,
+    /// Whether the last answer was cut at its limit.
+    pub(super) was_limited: bool,
+}
+
+impl Sums {
+    /// Tokens that a request has at most: what the one before it had, and the bytes that were added. The first
+    /// one has not more than bytes.
+    pub(super) fn bound(&self, model: &str, bytes: u64) -> u64 {
+        match self.earlier.get(model) {
+            Some(earlier) if earlier.bytes <= bytes => earlier.tokens.saturating_add(bytes - earlier.bytes).min(bytes),
+            Some(_) | None => bytes,
+        }
+    }
+
+    /// Adds a call that was answered.
+    pub(super) fn answered(&mut self, model: &str, bytes: u64, usage: Usage, whole: bool) {
+        self.metered.answered += 1;
+        self.metered.broken += u64::from(!whole);
+        self.metered.usage += usage;
+        let tokens = usage.total().saturating_sub(usage.output);
+        let is_known = self.earlier.contains_key(model) || self.earlier.len() < MODELS;
+        if tokens > 0 && is_known {
+            self.earlier.insert(model.to_owned(), Earlier { bytes, tokens });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_bounded_by_the_one_before_it() {
+        let mut sums = Sums::default();
+        assert_eq!(sums.bound("m", 9000), 9000);
+        let usage = |input| Usage {
+            input,
+            cache_read: 500,
+            output: 70,
+            ..Usage::default()
+        };
+        sums.answered("m", 9000, usage(1500), true);
+        assert_eq!(sums.bound("m", 9400), 2400);
+        // Another model, and a conversation that was made shorter, are bounded by their bytes.
+        assert_eq!((sums.bound("other", 50), sums.bound("m", 8000)), (50, 8000));
+        // Without a count nothing is learnt.
+        sums.answered("m", 20_000, Usage::UNKNOWN, false);
+        assert_eq!(sums.bound("m", 9400), 2400);
+        assert_eq!((sums.metered.answered, sums.metered.broken), (2, 1));
+        assert_eq!(sums.metered.usage.output, 70);
+    }
+}
