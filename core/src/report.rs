@@ -249,6 +249,7 @@ fn history(session: &Session) -> Vec<String> {
     lines.extend(session.fork.iter().map(Fork::words));
     lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
+    lines.extend(session.warnings.iter().map(|text| format!("warning: {text}")));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));
     let checked = session.state.verdict().map(|verdict| verdict.contained);
     lines.extend(contain::words(session.contained, checked));
