@@ -49,6 +49,9 @@ pub(crate) const NOT_BUILT: &str = "its box could not be built; its error output
 /// Which tier a person asks for. T3 is not this program's to build.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum AskedTier {
+    /// T1 where its probes all fail here, and T0 elsewhere.
+    #[serde(rename = "usual")]
+    Usual,
     #[default]
     T0,
     T1,
@@ -64,7 +67,7 @@ impl AskedTier {
     pub const fn candidates(self) -> &'static [Tier] {
         match self {
             Self::T0 => &[],
-            Self::T1 => &[Tier::T1],
+            Self::Usual | Self::T1 => &[Tier::T1],
             Self::T2 => &[Tier::T2],
             Self::Best => &[Tier::T2, Tier::T1],
         }
@@ -74,7 +77,7 @@ impl AskedTier {
     #[must_use]
     pub const fn named(self) -> Option<Tier> {
         match self {
-            Self::T0 | Self::Best => None,
+            Self::T0 | Self::Usual | Self::Best => None,
             Self::T1 => Some(Tier::T1),
             Self::T2 => Some(Tier::T2),
         }
@@ -86,6 +89,8 @@ impl AskedTier {
 pub struct ContainSettings {
     /// The tier to have.
     pub tier: AskedTier,
+    /// Folders to which programs may write in every tier, besides their attempt's own.
+    pub write: Vec<PathBuf>,
     /// Files and folders besides the agent's state that no program may read: of the coordinator of this
     /// machine, of tokens, of settings.
     pub hidden: Vec<PathBuf>,
@@ -97,6 +102,8 @@ pub struct Boxes {
     proved: Containment,
     /// What no program may see.
     hidden: Vec<PathBuf>,
+    /// Where programs may write besides their attempt's own folders.
+    shared: Vec<PathBuf>,
     /// The home folder of the agent's user.
     home: Option<PathBuf>,
     bubblewrap: Option<PathBuf>,
@@ -177,13 +184,14 @@ impl Boxes {
     /// The box of an attempt: what is its own, and what of the agent's it may read. `None` in T0.
     #[must_use]
     pub fn room(&self, own: Vec<PathBuf>, lent: Vec<PathBuf>) -> Option<Arc<Room>> {
+        let write = own.into_iter().chain(self.shared.iter().cloned()).collect();
         (self.proved.tier > Tier::T0).then(|| {
             Arc::new(Room {
                 confinement: Confinement {
                     tier: self.proved.tier,
                     network: self.network,
                     door: None,
-                    write: own,
+                    write,
                     read: lent,
                     hidden: self.hidden.clone(),
                     homes: self.home.iter().cloned().collect(),
@@ -257,13 +265,15 @@ mod tests {
             ("best", &[Tier::T2, Tier::T1][..]),
             ("T2", &[Tier::T2]),
             ("T1", &[Tier::T1]),
+            ("usual", &[Tier::T1]),
             ("T0", &[]),
         ] {
             assert_eq!(asked(text).candidates(), tried, "{text}");
-            let named = (tried.len() == 1).then(|| tried[0]);
+            let named = text.parse().ok().filter(|tier: &Tier| !tier.is_lowest());
             assert_eq!(asked(text).named(), named, "{text}");
         }
         assert!(serde_json::from_value::<AskedTier>("t9".into()).is_err());
+        assert_eq!(AskedTier::default(), AskedTier::T0);
         assert_eq!(Boxes::none("why").room(Vec::new(), Vec::new()), None);
     }
 }

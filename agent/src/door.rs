@@ -27,6 +27,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+mod files;
 mod listening;
 mod traffic;
 mod upstream;
@@ -37,6 +38,8 @@ mod request;
 mod reception;
 
 use connect::Connector;
+pub use files::DoorFiles;
+use files::{OF_CONNECTION, Taken};
 use listening::{Accepted, Listening, Purpose};
 pub use listening::{DoorListener, DoorListeners};
 use reception::{Reception, ReceptionInput};
@@ -54,8 +57,8 @@ pub type Resolve = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAdd
 /// Bounds of a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoorLimits {
-    /// Connections at the same time. Each takes two of the agent's file numbers, so a program must not have
-    /// as many as it likes; those beyond wait until one ends.
+    /// Connections at the same time, where the agent has files enough ([`DoorFiles`]); those beyond wait until
+    /// one ends.
     pub connections: usize,
     /// How long a program may take to send a request's head, and to begin the next one.
     pub head: Duration,
@@ -93,6 +96,8 @@ pub struct DoorRules {
     /// Who resolves names.
     pub resolve: Resolve,
     pub limits: DoorLimits,
+    /// What it may take of the agent's file numbers.
+    pub files: DoorFiles,
 }
 
 impl DoorRules {
@@ -104,6 +109,7 @@ impl DoorRules {
             upstream,
             resolve: connect::system(),
             limits: DoorLimits::default(),
+            files: DoorFiles::of_this_process(),
         }
     }
 }
@@ -136,7 +142,7 @@ pub struct Entrances {
 /// What happens at a door.
 enum DoorInput {
     Reception(ReceptionInput),
-    Accepted(io::Result<Accepted>),
+    Accepted(io::Result<Accepted>, Taken),
     Ended(Result<(), JoinError>),
     Refused(String),
     Close,
@@ -158,12 +164,13 @@ pub async fn serve<F: Future<Output = ()>>(
         upstream,
         resolve,
         limits,
+        files,
     } = rules;
     let mut listening = Listening::new(&list);
     for listeners in entrances.listeners {
         listening.open(listeners)?;
     }
-    let mut reception = Reception::new(entrances.boxes, crate::passing::ports(list.forwards()))?;
+    let mut reception = Reception::new(entrances.boxes, crate::passing::ports(list.forwards()), files.clone())?;
     let tally = Arc::new(Tally::default());
     let (told, mut refused) = mpsc::channel(refusals::MOST);
     let shared = Arc::new(Shared {
@@ -181,7 +188,7 @@ pub async fn serve<F: Future<Output = ()>>(
             Some(ended) = connections.join_next() => DoorInput::Ended(ended),
             Some(text) = refused.recv() => DoorInput::Refused(text),
             input = reception.next() => DoorInput::Reception(input),
-            accepted = listening.accept(), if free => DoorInput::Accepted(accepted),
+            Some((accepted, taken)) = accept(&mut listening, &files), if free => DoorInput::Accepted(accepted, taken),
         };
         match input {
             DoorInput::Close => break,
@@ -192,11 +199,15 @@ pub async fn serve<F: Future<Output = ()>>(
                 Ok(number) => reception.welcome(arrived, number),
                 Err(error) => tracing::warn!(%error, "a box is not served"),
             },
-            DoorInput::Accepted(Ok(accepted)) => {
+            DoorInput::Accepted(Ok(accepted), taken) => {
                 shared.tally.connected();
-                drop(connections.spawn(pass(accepted, Arc::clone(&shared), closing.clone())));
+                let passing = pass(accepted, Arc::clone(&shared), closing.clone());
+                drop(connections.spawn(async move {
+                    passing.await;
+                    drop(taken);
+                }));
             }
-            DoorInput::Accepted(Err(error)) => {
+            DoorInput::Accepted(Err(error), _) => {
                 tracing::warn!(%error, "the door takes no connection");
                 sleep(PAUSE).await;
             }
@@ -222,6 +233,12 @@ pub async fn serve<F: Future<Output = ()>>(
         tell(text).await;
     }
     Ok(shared.tally.now())
+}
+
+/// The next connection, when there are files for it. Cancel-safe.
+async fn accept(listening: &mut Listening, files: &DoorFiles) -> Option<(io::Result<Accepted>, Taken)> {
+    let taken = files.take(OF_CONNECTION).await?;
+    Some((listening.accept().await, taken))
 }
 
 /// One connection of a program, from its first byte to its last.

@@ -37,6 +37,9 @@ mod tree;
 #[cfg(target_os = "linux")]
 mod warden;
 
+#[cfg(target_os = "linux")]
+pub(crate) use tree::is_below_this_process;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;

@@ -133,8 +133,32 @@ impl ShellSocket {
     }
 }
 
+/// Whether a program of a session asks. Boxes of T1 do not keep it from a socket, and what a shell hands over
+/// names programs that the agent runs outside of boxes.
+#[cfg(target_os = "linux")]
+fn is_of_a_session(stream: &UnixStream) -> io::Result<bool> {
+    let this = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    match stream.peer_cred()?.pid() {
+        Some(pid) if pid == this => Ok(false),
+        Some(pid) => crate::process::is_below_this_process(pid),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// There are no boxes that it could be in.
+#[cfg(not(target_os = "linux"))]
+fn is_of_a_session(_stream: &UnixStream) -> io::Result<bool> {
+    Ok(false)
+}
+
 async fn answer(mut stream: UnixStream, equipments: &Equipments) -> io::Result<()> {
     let line = tokio::time::timeout(QUESTION, line_of(&mut stream)).await??;
+    if is_of_a_session(&stream)? {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "a program of a session asked",
+        ));
+    }
     let taken = match serde_json::from_slice(&line) {
         Ok(ShellQuestion::Take { name, values }) => equipments.take(name, values).await,
         Ok(ShellQuestion::Compare { values }) => equipments.compare(&values).await,

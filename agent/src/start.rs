@@ -148,17 +148,29 @@ pub enum RunError {
         /// The reason, for people.
         short_of: String,
     },
+    /// Programs may write to a folder in which something is that none may see.
+    #[error(
+        "[agent.contain] write = [\"{folder}\"] would open {hidden} to programs, which none may see; name a folder \
+         without it"
+    )]
+    Writable {
+        /// As it was named.
+        folder: PathBuf,
+        hidden: PathBuf,
+    },
     /// A blocking part of the start was cut short: the runtime is shutting down.
     #[error("the start was interrupted")]
     Interrupted,
 }
 
 impl RunError {
-    /// True when the person who started it can correct that: the folder, git, a copied identity, a tier.
+    /// True when the person who started it can correct that: the folder, git, a copied identity, the box.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         match self {
-            Self::Git(_) | Self::State(_) | Self::IdInUse { .. } | Self::Containment { .. } => true,
+            Self::Git(_) | Self::State(_) | Self::IdInUse { .. } | Self::Containment { .. } | Self::Writable { .. } => {
+                true
+            }
             Self::Outbox(_) | Self::Http(_) | Self::ShutOut { .. } | Self::Interrupted => false,
         }
     }

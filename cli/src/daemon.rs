@@ -149,6 +149,7 @@ async fn run_agent(
         caches: settings.caches.caches(),
         contain: ContainSettings {
             tier: options.contain.tier.or(settings.contain.tier).unwrap_or_default(),
+            write: writable(options.contain.write.as_ref().or(settings.contain.write.as_ref())),
             hidden,
         },
         network: options
@@ -164,6 +165,21 @@ async fn run_agent(
     ports.hand_back = shutdown.hand_back.clone();
     kage_agent::run(config, ports, shutdown.finish.clone()).await?;
     Ok(())
+}
+
+/// The folders of `[agent.contain] write`, with their full paths.
+fn writable(named: Option<&Vec<String>>) -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let folders = named
+        .into_iter()
+        .flatten()
+        .map(|name| match (name.strip_prefix("~/"), &home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            (Some(_) | None, _) => PathBuf::from(name),
+        });
+    folders
+        .map(|folder| std::path::absolute(&folder).unwrap_or(folder))
+        .collect()
 }
 
 /// What no program of a session may read besides the agent's state: that of the coordinator of this machine,

@@ -91,12 +91,14 @@ pub struct AgentSettings {
 }
 
 /// `[agent.contain]`
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BoxSettings {
     /// The tier of containment to have. One that cannot be proved ends the agent's start; `best` is the highest
-    /// that can be.
+    /// that can be, `usual` is T1 or else T0.
     pub tier: Option<AskedTier>,
+    /// Folders to which programs may write besides their attempt's own; `~/` is the home folder.
+    pub write: Option<Vec<String>>,
 }
 
 /// `[agent.caches]`: caches of package managers that attempts get copies of.

@@ -1,9 +1,13 @@
 //! How well an agent keeps programs apart from its machine: the tiers of containment, and what an
-//! agent proved of them. What a tier is built of is the agent's.
+//! agent proved of them, and what a command's output tells of its box. What a tier is built of is the agent's.
 
 use serde::{Deserialize, Serialize};
 
 use crate::words::words;
+
+mod refused;
+
+pub use refused::{refusal, refused_paths};
 
 words! {
     /// A tier of containment. Each holds what those before it hold.

@@ -263,6 +263,7 @@ fn history(session: &Session, with_tier: bool) -> Vec<String> {
     lines.extend(session.turn_words());
     lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
+    lines.extend(session.warnings.iter().map(|text| format!("warning: {text}")));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));
     if with_tier {
         lines.extend(contain::words(session.contained, checked_in(session)));

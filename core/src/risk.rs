@@ -191,4 +191,6 @@ impl<'a> Findings<'a> {
 const MAX_NAMED: usize = 3;
 
 #[cfg(test)]
+mod cheats;
+#[cfg(test)]
 mod tests;

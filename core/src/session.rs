@@ -65,6 +65,10 @@ pub use worked::Worked;
 pub const MAX_INCIDENTS: usize = 16;
 /// The stored bytes of a failure's message: sessions are written often.
 const MAX_INCIDENT: usize = 300;
+/// How many different warnings a session remembers, the first ones.
+pub const MAX_WARNINGS: usize = 16;
+/// The stored bytes of a warning, which may name a host or a path, and a setting.
+const MAX_WARNING: usize = 600;
 
 /// One adapter working on the task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +116,9 @@ pub struct Session {
     /// Its last failures, oldest first, each with the decision.
     #[serde(default)]
     pub incidents: Vec<Incident>,
+    /// What its attempts, and verify of its result, warned of, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Its checkpoints, in short, and the one that it stands on.
     pub checkpoints: SessionCheckpoints,
     /// The setback that its model has to be told, until it was.
@@ -185,6 +192,7 @@ impl Session {
                 repeated: 0,
             },
             incidents: Vec::new(),
+            warnings: Vec::new(),
             checkpoints: SessionCheckpoints {
                 taken: 0,
                 head: None,
@@ -269,7 +277,13 @@ impl Session {
                     self.activity = Some((text, now));
                 }
             }
-            EventBody::Warning(text) => self.activity = Some((format!("warning: {text}"), now)),
+            EventBody::Warning(text) => {
+                let kept = &text[..text.floor_char_boundary(MAX_WARNING)];
+                if self.warnings.len() < MAX_WARNINGS && !self.warnings.iter().any(|known| known == kept) {
+                    self.warnings.push(kept.to_owned());
+                }
+                self.activity = Some((format!("warning: {text}"), now));
+            }
             EventBody::CheckpointTaken(taken) => {
                 self.checkpoints.take(taken);
                 // The conversation has it by now, and files that changed since are not older.
@@ -450,5 +464,30 @@ mod tests {
         assert_eq!(tell(Some(&["bash", "edit"])).unwrap(), ["bash 1", "edit 1"]);
         assert_eq!(tell(None).unwrap(), ["bash 1", "edit 1"]);
         assert_eq!(tell(Some(&["bash"])).unwrap(), ["bash 2", "edit 1"]);
+    }
+
+    #[test]
+    fn a_warning_is_kept_once_and_few_are() {
+        let mut session = session();
+        let mut warn = |text: &str| {
+            let event = Event {
+                seq: 1,
+                at: Timestamp::from_millis(1),
+                body: EventBody::Warning(text.to_owned()),
+            };
+            session.record(&event, PriceTable::builtin(), Timestamp::from_millis(1));
+            session.warnings.clone()
+        };
+        assert_eq!(warn("a host was refused"), ["a host was refused"]);
+        assert_eq!(warn("another"), ["a host was refused", "another"]);
+        assert_eq!(warn("a host was refused").len(), 2);
+        let long = "ü".repeat(MAX_WARNING);
+        for _ in 0..2 {
+            let kept = warn(&long);
+            assert_eq!((kept.len(), kept[2].len()), (3, MAX_WARNING));
+        }
+        for number in 0..100 {
+            assert!(warn(&number.to_string()).len() <= MAX_WARNINGS);
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! What the output of verify says against a result that passed: fewer tests than on the base, or no
-//! output at all. The base's run is the yardstick, and never another session's: a session that prints
+//! What the output of verify says against a result that passed: fewer tests than on the base, tests that
+//! failed, or no output at all. The base's run is the yardstick, and never another session's: a session that prints
 //! what it likes would make the honest ones look odd. Programs that a result changed may print any
 //! number, so more tests than on the base prove nothing.
 
@@ -57,10 +57,31 @@ pub fn suspicions(result: Option<&Verdict>, base: Option<&Verdict>) -> Suspicion
             fewer = true;
         }
     }
+    for suite in here.suites.iter().filter(|suite| suite.failed > 0) {
+        failed_and_passed(&mut found, suite, there, ran.kind);
+    }
     if here.lines == 0 && !fewer {
         silent(&mut found, there, ran.kind);
     }
     found
+}
+
+/// Tests that failed, by what was printed, in a run that passed: as when the code under test decides how its
+/// program ends. Some projects let known failures pass; then they do on the base, too.
+fn failed_and_passed(found: &mut Suspicions, here: &SuiteTally, base: &TestTally, base_kind: VerdictKind) {
+    let there = base.suites.iter().find(|other| other.suite == here.suite);
+    let before = there.map_or(0, |there| there.failed);
+    let told = format!(
+        "passed verify although {} failed in it, by its output ({})",
+        tests(here.failed),
+        here.suite
+    );
+    match base_kind {
+        VerdictKind::Passed if before > 0 => {}
+        // There it made verify fail.
+        VerdictKind::Failed if before > 0 && here.failed >= before => found.strong.push(told),
+        VerdictKind::Passed | VerdictKind::Failed | VerdictKind::Errored => found.weak.push(told),
+    }
 }
 
 /// What verify says without the change, if somebody asked.
@@ -135,6 +156,15 @@ mod tests {
         let silent = verdict(Passed, 0, &[]);
         let cases = [
             (verdict(Passed, 50, &[("pytest", 42, 0)]), &base, (0, 0)),
+            // Tests that failed and did not make verify fail.
+            (verdict(Passed, 50, &[("pytest", 40, 2)]), &base, (1, 0)),
+            (verdict(Passed, 50, &[("pytest", 41, 1)]), &base, (0, 1)),
+            (verdict(Passed, 9, &[("jest", 2, 1), ("pytest", 5, 0)]), &two, (0, 1)),
+            (
+                verdict(Passed, 9, &[("jest", 2, 1)]),
+                &verdict(Passed, 9, &[("jest", 2, 1)]),
+                (0, 0),
+            ),
             (verdict(Passed, 60, &[("pytest", 45, 0)]), &base, (0, 0)),
             (verdict(Passed, 50, &[("pytest", 41, 0)]), &base, (1, 0)),
             (verdict(Passed, 50, &[("jest", 42, 0)]), &base, (1, 0)),

@@ -253,6 +253,7 @@ async fn set_up(
     let problem = match ran {
         Ran::Ended(status) if status.success() => None,
         Ran::Ended(status) => {
+            shell.warn_of_refusals().await?;
             let text = shell.message(&format!("setup failed with {status}"));
             Some(Failure::new(FailureKind::SetupFailed, text))
         }

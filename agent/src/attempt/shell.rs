@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kage_core::cause::chain;
-use kage_core::event::OutputStream;
+use kage_core::contain::{refusal, refused_paths};
+use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::rework::MAX_EXCERPT;
 use kage_core::test_counts::{Piped, TestCounter, TestTally};
@@ -186,6 +187,22 @@ impl<'a> Shell<'a> {
             },
             Err(error) => Ran::Not(chain(&error)),
         }
+    }
+
+    /// Warns of what the box of the last command refused, as far as its output says so.
+    pub(super) async fn warn_of_refusals(&self) -> Result<(), AttemptEnded> {
+        let tier = self.attempt.resources.boxes.proved().tier;
+        if tier.is_lowest() {
+            return Ok(());
+        }
+        let (paths, id) = (&self.attempt.resources.paths, self.attempt.id);
+        let own = [self.worktree.clone(), paths.scratch(id), paths.short_tmp().path(id)];
+        let own: Vec<_> = own.iter().filter_map(|path| path.to_str()).collect();
+        for path in refused_paths(&self.wrote.text(), &own) {
+            let warning = EventBody::Warning(refusal(tier, &path));
+            self.attempt.recording.post(warning).await?;
+        }
+        Ok(())
     }
 
     /// A sentence and the last line of the output; the rest is in the logs.

@@ -286,6 +286,7 @@ async fn decide(
                 shell.environment = yardstick.environment().await?;
             }
             Ran::Ended(status) => {
+                shell.warn_of_refusals().await?;
                 let text = shell.message(&format!("setup failed with {status}"));
                 return Ok(Decided::errored(Some(status.shell_code()), text));
             }
@@ -309,6 +310,9 @@ async fn decide(
             planted.hides.display()
         );
         return Ok(Decided::errored(None, text));
+    }
+    if matches!(&ran, Ran::Ended(status) if !status.success()) {
+        shell.warn_of_refusals().await?;
     }
     Ok(match ran {
         Ran::Ended(status) if status.success() => Decided {

@@ -41,6 +41,15 @@ const SERVICES: &[&str] = &[
     "/run/systemd/private",
 ];
 
+/// Where services have what is theirs.
+const SERVICES_KEEP: &[&str] = &[
+    "/var/log",
+    "/var/spool",
+    "/var/mail",
+    "/var/backups",
+    "/var/lib/private",
+];
+
 /// Disks and memory as files.
 const RAW: &[&str] = &[
     "/dev/mem",
@@ -317,6 +326,9 @@ const ATTACKS: &[(&str, Tier, bool, Attack)] = &[
     }),
     ("read the passwords", Tier::T2, false, |_| {
         read(Path::new("/etc/shadow"))
+    }),
+    ("see what services keep", Tier::T2, false, |_| {
+        any(SERVICES_KEEP.iter().map(|folder| fs::read_dir(folder).map(drop)))
     }),
     ("read shared memory", Tier::T2, false, |to| read(&to.shared)),
     ("connect to a socket with a path", Tier::T2, false, |to| {

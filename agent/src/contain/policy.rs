@@ -105,31 +105,39 @@ const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Entries of the root folder that are there in T2, read-only.
 const SYSTEM: &[&str] = &[
-    "bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "nix", "gnu", "sys", "var",
+    "bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "nix", "gnu", "sys",
+];
+
+/// What of `/var` is there in T2, read-only: what belongs to installed programs. Everything else in it is a
+/// service's, or somebody's, by whatever name.
+const OF_PROGRAMS: &[&str] = &[
+    "/var/cache/fontconfig",
+    "/var/cache/man",
+    "/var/guix",
+    "/var/lib/alternatives",
+    "/var/lib/apt/lists",
+    "/var/lib/aspell",
+    "/var/lib/ca-certificates",
+    "/var/lib/dpkg",
+    "/var/lib/gems",
+    "/var/lib/ghc",
+    "/var/lib/ispell",
+    "/var/lib/python",
+    "/var/lib/rpm",
+    "/var/lib/tex-common",
+    "/var/lib/texmf",
+    "/var/lib/xkb",
+    "/var/usrlocal",
 ];
 
 /// Folders that are empty and the box's own in T2.
-const EMPTY: &[&str] = &["/tmp", "/run", "/home", "/root"];
+const EMPTY: &[&str] = &["/tmp", "/run", "/home", "/root", "/var", "/var/tmp"];
 
 /// Those into which everybody writes.
 pub const TEMPORARY: &[&str] = &["/tmp", "/var/tmp"];
 
-/// What T2 takes out of the system's folders: others' state, secrets, and sockets of services.
+/// What T2 takes out of the system's folders: secrets.
 pub const MASKED: &[&str] = &[
-    "/var/tmp",
-    "/var/run",
-    "/var/log",
-    "/var/spool",
-    "/var/backups",
-    "/var/lib/cloud",
-    "/var/lib/containerd",
-    "/var/lib/containers",
-    "/var/lib/docker",
-    "/var/lib/incus",
-    "/var/lib/kubelet",
-    "/var/lib/lxd",
-    "/var/lib/mysql",
-    "/var/snap",
     "/etc/ssl/private",
     "/etc/kubernetes",
     "/etc/shadow",
@@ -239,6 +247,8 @@ pub fn mounts(confinement: &Confinement, scene: &Scene) -> BTreeMap<PathBuf, Mou
     mounts.insert("/proc".into(), Mount::Processes);
     mounts.insert("/dev".into(), Mount::Devices);
     mounts.extend(EMPTY.iter().map(|path| (PathBuf::from(path), Mount::Empty)));
+    mounts.insert("/var/run".into(), Mount::Link("/run".into()));
+    mounts.extend(OF_PROGRAMS.iter().map(|path| (PathBuf::from(path), Mount::ReadOnly)));
     mounts.extend(homes().map(|home| (home.clone(), Mount::Empty)));
     let hides = |path: &Path| {
         let mut secret = homes().chain(&confinement.hidden);

@@ -55,6 +55,7 @@ fn try_tier(tier: Tier, parts: &BoxParts<'_>) -> Result<Boxes, String> {
             short_of: String::new(),
         },
         hidden: hidden.chain(parts.settings.hidden.iter().map(real)).collect(),
+        shared: parts.settings.write.iter().map(real).collect(),
         home: parts.home.as_ref().map(real),
         bubblewrap,
         network: Network::Open,

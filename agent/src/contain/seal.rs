@@ -9,7 +9,7 @@ use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
     RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
-use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::policy::{Allowed, Confinement, Scene, rules};
@@ -27,6 +27,10 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// How many processes and threads a box of T2 has at most. Its user namespace counts its own alone, so no
+/// neighbour is short of any. It does not bind boxes of root, which the kernel lets have as many as it likes.
+const PROCESSES: u64 = 4096;
 
 /// Why a process could not be sealed.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +67,25 @@ pub(super) fn seal(confinement: &Confinement, scene: &Scene) -> Result<(), SealE
     }
     restrict(confinement, scene)?;
     if confinement.tier >= Tier::T2 {
+        limit_processes().map_err(system("the number of processes cannot be limited"))?;
         for filter in syscalls::filters().map_err(SealError::Filter)? {
             seccompiler::apply_filter(&filter).map_err(|error| SealError::Filter(error.to_string()))?;
         }
     }
     Ok(())
+}
+
+/// Lowers the limit, where it is not lower already.
+fn limit_processes() -> rustix::io::Result<()> {
+    let now = getrlimit(Resource::Nproc);
+    let lower = |limit: Option<u64>| Some(limit.map_or(PROCESSES, |limit| limit.min(PROCESSES)));
+    setrlimit(
+        Resource::Nproc,
+        Rlimit {
+            current: lower(now.current),
+            maximum: lower(now.maximum),
+        },
+    )
 }
 
 /// Leaves root the capabilities of an owner of files. In T2 bubblewrap has taken all.

@@ -15,6 +15,7 @@ use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
+use super::files::{DoorFiles, Taken, of_box};
 use super::listening::DoorListeners;
 use crate::passing::{FORM, PassingError, receive};
 
@@ -27,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Arrived {
     stream: UnixStream,
     process: OwnedFd,
+    files: Taken,
 }
 
 /// What happens at a reception.
@@ -43,13 +45,14 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct Reception {
     socket: Option<UnixListener>,
     ports: Vec<u16>,
+    files: DoorFiles,
     arriving: FuturesUnordered<BoxFuture<'static, Result<(DoorListeners, Arrived), PassingError>>>,
     here: FuturesUnordered<BoxFuture<'static, u64>>,
 }
 
 impl Reception {
     /// For boxes with these ports; without a socket nobody comes.
-    pub(super) fn new(socket: Option<StdUnixListener>, ports: Vec<u16>) -> io::Result<Self> {
+    pub(super) fn new(socket: Option<StdUnixListener>, ports: Vec<u16>, files: DoorFiles) -> io::Result<Self> {
         let socket = socket.map(|socket| {
             socket.set_nonblocking(true)?;
             UnixListener::from_std(socket)
@@ -57,6 +60,7 @@ impl Reception {
         Ok(Self {
             socket: socket.transpose()?,
             ports,
+            files,
             arriving: FuturesUnordered::new(),
             here: FuturesUnordered::new(),
         })
@@ -72,8 +76,8 @@ impl Reception {
                     Ok((listeners, arrived)) => return ReceptionInput::Arrived(listeners, arrived),
                     Err(error) => tracing::warn!(error = kage_core::cause::chain(&error), "a box is not served"),
                 },
-                accepted = accept(self.socket.as_ref()), if free => match accepted {
-                    Ok(stream) => self.arriving.push(Box::pin(arrive(stream, self.ports.clone()))),
+                (accepted, taken) = accept(self.socket.as_ref(), &self.files, self.ports.len()), if free => match accepted {
+                    Ok(stream) => self.arriving.push(Box::pin(arrive(stream, self.ports.clone(), taken))),
                     Err(error) => {
                         tracing::warn!(%error, "no box is taken in");
                         sleep(super::PAUSE).await;
@@ -85,7 +89,11 @@ impl Reception {
 
     /// Tells a box that it is served, by this number, and waits for its end.
     pub(super) fn welcome(&mut self, arrived: Arrived, number: u64) {
-        let Arrived { mut stream, process } = arrived;
+        let Arrived {
+            mut stream,
+            process,
+            files,
+        } = arrived;
         self.here.push(Box::pin(async move {
             // One that does not hear it ends, which is waited for.
             if let Err(error) = stream.write_all(&[FORM]).await {
@@ -95,6 +103,7 @@ impl Reception {
             while !has_ended(&process) {
                 sleep(LOOK).await;
             }
+            drop(files);
             number
         }));
     }
@@ -114,14 +123,17 @@ fn has_ended(process: &OwnedFd) -> bool {
     }
 }
 
-async fn accept(socket: Option<&UnixListener>) -> io::Result<UnixStream> {
-    match socket {
-        Some(socket) => socket.accept().await.map(|(stream, _)| stream),
-        None => std::future::pending().await,
+/// The next box with so many ports, when there are files for it. Cancel-safe.
+async fn accept(socket: Option<&UnixListener>, files: &DoorFiles, ports: usize) -> (io::Result<UnixStream>, Taken) {
+    if let Some(socket) = socket
+        && let Some(taken) = files.take(of_box(ports)).await
+    {
+        return (socket.accept().await.map(|(stream, _)| stream), taken);
     }
+    std::future::pending().await
 }
 
-async fn arrive(stream: UnixStream, ports: Vec<u16>) -> Result<(DoorListeners, Arrived), PassingError> {
+async fn arrive(stream: UnixStream, ports: Vec<u16>, files: Taken) -> Result<(DoorListeners, Arrived), PassingError> {
     let taking = stream.async_io(Interest::READABLE, || match receive(&stream, &ports) {
         Err(PassingError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
         received => Ok(received),
@@ -133,5 +145,6 @@ async fn arrive(stream: UnixStream, ports: Vec<u16>) -> Result<(DoorListeners, A
     let process = stream.peer_cred()?.pid().and_then(Pid::from_raw);
     let process = process.ok_or(PassingError::Other("a process that is not seen here"))?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    Ok((listeners, Arrived { stream, process }))
+    let arrived = Arrived { stream, process, files };
+    Ok((listeners, arrived))
 }

@@ -55,6 +55,9 @@ impl Stat {
     }
 }
 
+/// The most processes that are followed upwards.
+const DEEPEST: usize = 10_000;
+
 /// The data of one process; `None` when it does not exist.
 ///
 /// # Errors
@@ -70,6 +73,27 @@ pub(super) fn stat(pid: i32) -> io::Result<Option<Stat>> {
 pub(super) fn this_process() -> io::Result<Stat> {
     let this = read_stat("/proc/self/stat")?.filter(|this| this.pid == getpid().as_raw_nonzero().get());
     this.ok_or_else(|| io::Error::other("/proc does not show this process; mount the one of its own namespace"))
+}
+
+/// Whether a process descends from this one, as every program of a session does. One that is gone may have.
+///
+/// # Errors
+/// When the data cannot be read.
+pub(crate) fn is_below_this_process(pid: i32) -> io::Result<bool> {
+    let this = getpid().as_raw_nonzero().get();
+    let mut at = pid;
+    // More than any tree is deep: numbers may be used again while it is followed.
+    for _ in 0..DEEPEST {
+        let Some(found) = stat(at)? else {
+            return Ok(true);
+        };
+        match found.parent {
+            parent if parent == this => return Ok(true),
+            0 | 1 => return Ok(false),
+            parent => at = parent,
+        }
+    }
+    Ok(true)
 }
 
 /// When the calling thread was started, in ticks since the machine started.

@@ -37,11 +37,31 @@ pub(super) async fn boxes(config: &Config, ports: &Ports, paths: Paths) -> Resul
     if asked.candidates().is_empty() {
         return Ok(Boxes::none(""));
     }
+    let within = paths.clone();
+    let (settings, own) = (config.contain.clone(), paths.short_tmp().folder().to_owned());
+    let looking = ports
+        .blocking
+        .run(move || opened(&settings, &[within.root().to_owned(), own]));
+    if let Some((folder, hidden)) = looking.await.map_err(|_| RunError::Interrupted)? {
+        return Err(RunError::Writable { folder, hidden });
+    }
     let boxes = prove(config, ports, paths).await?;
     let proved = boxes.proved();
     enough(asked, proved)?;
     tracing::info!(tier = %proved.tier, short_of = proved.short_of, "programs are contained");
     Ok(boxes)
+}
+
+/// A folder to which programs may write and something hidden that it would open to them, or lies in.
+fn opened(settings: &ContainSettings, own: &[PathBuf]) -> Option<(PathBuf, PathBuf)> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let hidden: Vec<_> = own.iter().chain(&settings.hidden).map(|path| real(path)).collect();
+    settings.write.iter().find_map(|folder| {
+        let there = real(folder);
+        let mut touched = hidden.iter();
+        let touched = touched.find(|hidden| hidden.starts_with(&there) || there.starts_with(hidden))?;
+        Some((folder.clone(), touched.clone()))
+    })
 }
 
 /// Nothing runs in a lower tier than the one that was asked for by name.
@@ -95,7 +115,7 @@ fn without_t2(settings: ContainSettings) -> Option<ContainSettings> {
             tier: AskedTier::T1,
             ..settings
         }),
-        AskedTier::T0 | AskedTier::T1 => Some(settings),
+        AskedTier::T0 | AskedTier::Usual | AskedTier::T1 => Some(settings),
     }
 }
 
@@ -142,6 +162,8 @@ mod tests {
             (AskedTier::T2, Tier::T0, false),
             (AskedTier::T1, Tier::T1, true),
             (AskedTier::T1, Tier::T0, false),
+            (AskedTier::Usual, Tier::T0, true),
+            (AskedTier::Usual, Tier::T1, true),
             (AskedTier::Best, Tier::T0, true),
             (AskedTier::Best, Tier::T1, true),
             (AskedTier::T0, Tier::T0, true),
@@ -156,6 +178,38 @@ mod tests {
                     "{said}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_programs_may_write_opens_nothing_that_is_hidden() {
+        let place = tempfile::tempdir().unwrap();
+        let place = std::fs::canonicalize(place.path()).unwrap();
+        let at = |path: &str| place.join(path);
+        std::fs::create_dir_all(at("state/agent")).unwrap();
+        std::fs::create_dir_all(at("cache")).unwrap();
+        std::os::unix::fs::symlink(at("state"), at("link")).unwrap();
+        let opens = |write: &str| {
+            let settings = ContainSettings {
+                write: vec![at(write)],
+                hidden: vec![at("keys/key")],
+                ..ContainSettings::default()
+            };
+            opened(&settings, &[at("state/agent")]).map(|(_, hidden)| hidden)
+        };
+        let state = Some(at("state/agent"));
+        for (write, opened) in [
+            ("cache", None),
+            ("absent", None),
+            ("state/agentless", None),
+            ("", state.clone()),
+            ("state", state.clone()),
+            ("state/agent", state.clone()),
+            ("state/agent/mirrors", state.clone()),
+            ("link", state),
+            ("keys", Some(at("keys/key"))),
+        ] {
+            assert_eq!(opens(write), opened, "{write}");
         }
     }
 

@@ -17,6 +17,9 @@ use crate::transcript::{self, Lines};
 use crate::view::{self, OfTaskJson};
 use crate::watch::{Request, Watch};
 
+/// Most characters of one warning.
+const WARNING: usize = 600;
+
 /// A piece of output: the message, with its text instead of its bytes if the text has all of them.
 #[derive(Debug, Serialize)]
 struct OutputJson<'a> {
@@ -97,6 +100,20 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
         vec![v1::OutputStream::Stdout, v1::OutputStream::Stderr]
     };
     let several = args.session.is_none() && task.sessions.len() > 1;
+    if invocation.out.format() == Format::Human {
+        // They are in no output: what wrote it does not know why a host or a path was refused.
+        let shown = task.sessions.iter();
+        let shown = shown.filter(|session| args.session.as_ref().is_none_or(|name| *name == session.name));
+        for session in shown {
+            for warning in &session.warnings {
+                note(&format!(
+                    "{}: warning: {}",
+                    session.name,
+                    view::one_line(warning, WARNING)
+                ));
+            }
+        }
+    }
     let mut printed = Printed::new(invocation.out, (args.raw, args.transcript), &task, several);
     let mut watch = Watch::new(
         access.client,

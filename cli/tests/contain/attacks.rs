@@ -48,6 +48,7 @@ use Tier::{T1, T2};
 
 /// Scripts of a shell.
 pub(crate) const SHELL: &[Attack] = &[
+    attack("list what services keep", T2, Everybody, "ls /var | grep -q '^log$'"),
     attack("cat the token", T1, Everybody, r#"cat "$TOKEN""#),
     attack("cat the outbox", T1, Everybody, r#"cat "$STATE/outbox.db""#),
     attack("cat the key", T1, Everybody, r#"cat "$STATE/tls/agent.key""#),

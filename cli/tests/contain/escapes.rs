@@ -135,9 +135,54 @@ async fn a_box_without_a_network_has_a_loopback_and_nothing_else() {
     }
 }
 
-/// Runs the suite again as a user without rights, where this one is root.
 #[test]
 fn an_ordinary_user_has_the_same_boxes() {
+    as_an_ordinary_user(&["escapes::no_attack_gets_out_of_a_box_and_outside_they_do"]);
+}
+
+#[test]
+fn a_fork_bomb_of_an_ordinary_user_ends_at_the_limit_of_its_box() {
+    as_an_ordinary_user(&["escapes::a_fork_bomb_ends_at_the_limit_of_its_box", "--ignored"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the test above runs it, as an ordinary user: nothing limits root"]
+async fn a_fork_bomb_ends_at_the_limit_of_its_box() {
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let machine = Machine::new();
+    let room = machine.room(Tier::T2, AskedTier::T2);
+    let bomb = "exec perl -e '$n = 0; while (defined(my $p = fork)) { if (!$p) { sleep 600; exit } $n++ }
+        open my $f, \">\", \"full.new\"; print $f $n; close $f; rename \"full.new\", \"full\"; sleep 600'";
+    let stop = tokio_util::sync::CancellationToken::new();
+    let bombing = run(
+        Some(&room),
+        machine.sh(bomb),
+        kage_agent::process::Control::stop_only(stop.clone()),
+    );
+    let watching = async {
+        let full = machine.worktree.join("full");
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !full.exists() {
+            assert!(std::time::Instant::now() < deadline, "no fork fails");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // A neighbour of the same user starts what it likes.
+        let script = "i=0; while [ $i -lt 200 ]; do sleep 5 & i=$((i+1)); done; echo $i";
+        let beside = run(Some(&room), machine.sh(script), free()).await;
+        stop.cancel();
+        (std::fs::read_to_string(full).unwrap(), beside)
+    };
+    let ((bomb, _), (forks, (ended, said))) = tokio::join!(bombing, watching);
+    assert_eq!(bomb.unwrap().survivors, 0);
+    let forks: u64 = forks.parse().unwrap();
+    assert!((1000..4096).contains(&forks), "{forks}");
+    assert!(ended.unwrap().status.success() && said.ends_with("200\n"), "{said}");
+}
+
+/// Runs a test again as a user without rights, where this one is root.
+fn as_an_ordinary_user(arguments: &[&str]) {
     if !rustix::process::geteuid().is_root() {
         return skip(
             "contain",
@@ -169,7 +214,8 @@ fn an_ordinary_user_has_the_same_boxes() {
     let mut child = ordinary()
         .arg(suite)
         .env(super::PROGRAM, program)
-        .args(["--exact", "escapes::no_attack_gets_out_of_a_box_and_outside_they_do"])
+        .arg("--exact")
+        .args(arguments)
         .env("TMPDIR", place.path())
         .env("HOME", place.path())
         .current_dir("/")

@@ -6,6 +6,7 @@
 mod attacks;
 mod escapes;
 mod goes_on;
+mod managers;
 mod network;
 mod toolchains;
 
@@ -113,6 +114,7 @@ impl Machine {
             settings: &ContainSettings {
                 tier: asked,
                 hidden: vec![self.token.clone()],
+                ..ContainSettings::default()
             },
             home: Some(self.home.clone()),
             executable: &executable(),

@@ -6,7 +6,7 @@ use crate::id::ProjectId;
 use crate::left_out::{LeftOut, LeftOutReason};
 use crate::task::{Policy, VerifyPolicy};
 
-fn spec(prompt: &str, setup: &str, verify: &str, protect: &[&str]) -> TaskSpec {
+pub(super) fn spec(prompt: &str, setup: &str, verify: &str, protect: &[&str]) -> TaskSpec {
     TaskSpec {
         project: ProjectId::default(),
         prompt: prompt.to_owned(),
@@ -29,7 +29,7 @@ fn spec(prompt: &str, setup: &str, verify: &str, protect: &[&str]) -> TaskSpec {
     }
 }
 
-fn result(paths: &[&str], deleted: &[&str]) -> ResultCommit {
+pub(super) fn result(paths: &[&str], deleted: &[&str]) -> ResultCommit {
     ResultCommit {
         commit: "a".repeat(40).parse().unwrap(),
         tree: None,

@@ -113,6 +113,7 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         ended_at: session.ended_at.map(stamp),
         call_retries: session.calls.repeated,
         incidents: session.incidents.iter().map(Into::into).collect(),
+        warnings: session.warnings.clone(),
         checkpoints: session.checkpoints.taken,
         head: session.checkpoints.head.as_ref().map_or(0, |head| head.number),
         resumptions: session.checkpoints.resumptions.iter().map(Into::into).collect(),

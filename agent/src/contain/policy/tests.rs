@@ -43,7 +43,6 @@ fn scene() -> Scene {
         is_folder: [
             ("/etc/token".into(), false),
             ("/etc/shadow".into(), false),
-            ("/var/tmp".into(), true),
             ("/home/me/state".into(), true),
             ("/tmp/kage-1".into(), true),
         ]
@@ -122,6 +121,9 @@ fn in_t2_homes_and_sockets_are_not_there_and_toolchains_are() {
         ("/run", Some(Mount::Empty)),
         ("/tmp", Some(Mount::Empty)),
         ("/var/tmp", Some(Mount::Empty)),
+        ("/var", Some(Mount::Empty)),
+        ("/var/lib/dpkg", Some(Mount::ReadOnly)),
+        ("/var/lib/postgresql", None),
         ("/var/log", None),
         ("/etc/shadow", Some(Mount::Nothing)),
         ("/etc/token", Some(Mount::Nothing)),
