@@ -1,10 +1,11 @@
 //! What a run asks for: flags, the person's settings and the project's file together, in the types of a
 //! task. Nothing is sent or read from a repository here.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use kage_core::priority::Priority;
-use kage_core::task::{Policy, ResultRules, TaskEnvironment};
+use kage_core::task::{Course, Policy, ResultRules, TaskEnvironment};
 
 use crate::assignments::{self, Worker};
 use crate::exit::Refusal;
@@ -40,7 +41,11 @@ impl RunPlan {
     pub fn of(flags: &RunOptions, settings: &Settings, place: &WorkFolder) -> anyhow::Result<Self> {
         let user = &settings.run;
         let all = place.options(flags, user);
-        if all.with.is_empty() {
+        if !all.ladder.is_empty() && !(all.with.is_empty() && all.first_verified.is_none()) {
+            let text = "a ladder names who works, one after the other: leave out --with and --first-verified";
+            return Err(Refusal::usage(text).into());
+        }
+        if all.with.is_empty() && all.ladder.is_empty() {
             return Err(Refusal::usage(format!(
                 "name who works on it: `--with ADAPTER[:MODEL]`, or `with` in [run] of {PROJECT_FILE}; `kage doctor` \
                  lists the adapters of this machine"
@@ -56,7 +61,10 @@ impl RunPlan {
         let (session_setup, session_setup_folder) = place.session_setup(flags, user);
         let usual = Policy::default();
         Ok(Self {
-            workers: assignments::workers(&all.with, all.repeat.unwrap_or(1), &all.fallback)?,
+            workers: match all.ladder.is_empty() {
+                true => assignments::workers(&all.with, all.repeat.unwrap_or(1), &all.fallback)?,
+                false => assignments::workers(&all.ladder, 1, &all.fallback)?,
+            },
             policy: Policy {
                 session_setup,
                 session_setup_folder,
@@ -69,6 +77,7 @@ impl RunPlan {
                 contain: all.contain.unwrap_or_default(),
                 priority: all.priority.unwrap_or(Priority::NORMAL),
                 results: results(&all),
+                course: course(&all),
             },
             environment,
             include: place.patterns(flags, user, |run| &run.include)?,
@@ -78,6 +87,16 @@ impl RunPlan {
             wait_for_agent: all.wait_for_agent.unwrap_or(false),
             max_hold: all.max_hold.unwrap_or(MAX_HOLD),
         })
+    }
+}
+
+/// Which sessions work when.
+fn course(all: &RunOptions) -> Course {
+    let enough = all.first_verified.and_then(NonZeroU32::new);
+    match (all.ladder.is_empty(), enough) {
+        (false, _) => Course::Ladder,
+        (true, Some(enough)) => Course::FirstVerified(enough),
+        (true, None) => Course::Race,
     }
 }
 
@@ -130,6 +149,8 @@ mod tests {
         ),
         ("fallback", Kind::List, &["codex", "claude-api:n"], &["x:"]),
         ("repeat", Kind::Bare, &["1", "3", "64"], &["0", "65"]),
+        ("first-verified", Kind::Bare, &["1", "64"], &["0", "65"]),
+        ("ladder", Kind::List, &["codex", "claude-api:m@20m"], &["codex@20"]),
         ("verify", Kind::Text, &["make test", "echo 'it''s' \"x\"", ""], &[]),
         ("setup", Kind::Text, &["make", "cd a && b"], &[]),
         ("session-setup", Kind::Text, &["", "npm ci"], &[]),
@@ -170,7 +191,12 @@ mod tests {
             let most = if kind == Kind::List { 3 } else { 1 };
             let one = prop::sample::select([*good, bad].concat()).prop_map(str::to_owned);
             let values = prop::collection::vec(one, 1..=most);
-            let often = if name == "with" { 0.9 } else { 0.3 };
+            let often = match name {
+                "with" => 0.9,
+                // It goes with few others.
+                "ladder" => 0.1,
+                _ => 0.3,
+            };
             prop::option::weighted(often, values.prop_map(move |values| DrawnFlag { name, values, kind }))
         };
         let flags = KEYS.iter().map(flag).collect::<Vec<_>>();
@@ -239,6 +265,13 @@ mod tests {
             let is_typed = |name| flags.iter().any(|flag| flag.name == name);
             // Variables add up.
             let left = others.iter().filter(|other| !is_typed(other.name) || other.name == "env");
+            // Both say who works, and the flag is right about it.
+            let contradicted = |name| match name {
+                "ladder" => is_typed("with") || is_typed("first-verified"),
+                "with" | "first-verified" => is_typed("ladder"),
+                _ => false,
+            };
+            let left = left.filter(|other| !contradicted(other.name));
             let mut together: Vec<_> = left.chain(&flags).cloned().collect();
             // A tier of containment is only raised.
             let tiers = flags.iter().chain(&others).filter(|flag| flag.name == "contain");

@@ -87,6 +87,7 @@ pub async fn create(
     wait_for_agent: bool,
 ) -> anyhow::Result<v1::Task> {
     let demanded = spec.policy.contain;
+    let is_race = spec.policy.course.is_race();
     let request = v1::CreateTaskRequest {
         request_id: request_id.clone(),
         spec: Some(spec.into()),
@@ -113,6 +114,13 @@ pub async fn create(
              higher: the task was stopped; upgrade the coordinator"
         ))
         .into());
+    }
+    let policy = task.spec.as_ref().and_then(|spec| spec.policy.as_ref());
+    if !is_race && policy.is_none_or(|policy| policy.course.is_none()) {
+        cancel(access, &task.id).await?;
+        let text = "the coordinator is older than this program and would run all sessions to their end: the task was \
+                    stopped; upgrade the coordinator, or leave out --ladder and --first-verified";
+        return Err(Refusal::usage(text).into());
     }
     Ok(task)
 }

@@ -1,6 +1,8 @@
 //! Jobs: the unit that is placed and leased, and every transition of a job and its session.
 //!
 //! ```text
+//!   Later (its session's turn has not come)
+//!     v
 //!   Queued --start--> Leased --finish--> Done
 //!     ^                 |
 //!     \----- retry -----/  (a failure worth repeating, or a lost agent)
@@ -14,7 +16,7 @@ use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, TaskId};
 use crate::recovery::{self, Jitter};
-use crate::session::{Session, SessionState, Unclaimed};
+use crate::session::{Climbed, Session, SessionState, Unclaimed};
 use crate::task::Policy;
 use crate::time::{Timestamp, in_words};
 
@@ -34,6 +36,11 @@ pub enum JobState {
     Queued {
         /// Not before this time.
         not_before: Timestamp,
+    },
+    /// It is not its session's turn yet (see [`Course`](crate::task::Course)).
+    Later {
+        /// The position of its session in the task: the smallest is the next.
+        position: u32,
     },
     /// An attempt is live.
     Leased {
@@ -81,6 +88,9 @@ const fn is_none_yet(count: &u32) -> bool {
 /// Why a job cannot be started now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CannotStart {
+    /// It is not its session's turn.
+    #[error("the job waits for another session")]
+    Later,
     /// It has a live attempt.
     #[error("the job is being worked on")]
     Leased,
@@ -162,6 +172,26 @@ impl Job {
         }
     }
 
+    /// The job of a session whose turn comes later.
+    #[must_use]
+    pub fn for_later(self, position: u32) -> Self {
+        Self {
+            state: JobState::Later { position },
+            ..self
+        }
+    }
+
+    /// Now it is its session's turn, which is told why the one before was rejected. False when it
+    /// did not wait for that.
+    pub fn take_turn(&mut self, session: &mut Session, climbed: Climbed, now: Timestamp) -> bool {
+        if !matches!(self.state, JobState::Later { .. }) {
+            return false;
+        }
+        self.state = JobState::Queued { not_before: now };
+        session.climbed = Some(Box::new(climbed));
+        true
+    }
+
     /// A job by which a session continues after its last one was over. The count of attempts
     /// continues.
     #[must_use]
@@ -191,6 +221,7 @@ impl Job {
     ) -> Result<(), CannotStart> {
         match self.state {
             JobState::Queued { .. } => {}
+            JobState::Later { .. } => return Err(CannotStart::Later),
             JobState::Leased { .. } => return Err(CannotStart::Leased),
             JobState::Done => return Err(CannotStart::Done),
         }
@@ -325,7 +356,7 @@ impl Job {
     /// told. `points` are those of the session.
     pub fn cancel(&mut self, session: &mut Session, points: &Points, now: Timestamp) -> bool {
         let waits = match self.state {
-            JobState::Queued { .. } => true,
+            JobState::Queued { .. } | JobState::Later { .. } => true,
             JobState::Leased { .. } | JobState::Done => false,
         };
         if waits {

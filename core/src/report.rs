@@ -24,6 +24,7 @@ use crate::task::Task;
 use crate::time::Timestamp;
 
 mod order;
+mod savings;
 
 use order::{Standing, order, standing};
 
@@ -132,7 +133,11 @@ pub fn rank(task: &Task, sessions: &[Session], now: Timestamp) -> Report {
         task: task.id,
         best: best(task, &rows),
         provisional: rows.iter().any(|row| !row.session.state.is_terminal()),
-        notes: about_base(task).into_iter().chain(not_compared(task, &rows)).collect(),
+        notes: about_base(task)
+            .into_iter()
+            .chain(not_compared(task, &rows))
+            .chain(savings::note(task, &rows))
+            .collect(),
         rows,
     }
 }
@@ -247,6 +252,7 @@ fn history(session: &Session) -> Vec<String> {
         n => lines.push(format!("repeated {n} model calls")),
     }
     lines.extend(session.fork.iter().map(Fork::words));
+    lines.extend(session.turn_words());
     lines.extend(session.messages.kept.iter().map(SessionMessage::words));
     lines.extend(session.incidents.iter().map(Incident::words));
     lines.extend(session.checkpoints.resumptions.iter().map(Resumption::words));

@@ -40,6 +40,7 @@ mod state;
 mod setback;
 mod spent;
 mod worked;
+mod turn;
 mod instruction;
 mod sending;
 mod fork;
@@ -56,6 +57,7 @@ pub use sending::{CannotSend, Sent};
 pub use setback::Setback;
 pub use spent::{Costs, MAX_MODELS, ModelCalls, ModelUsage, OTHER_MODELS};
 pub use state::{SessionState, SessionStateKind, Unclaimed};
+pub use turn::{Climbed, Spared};
 pub use worked::Worked;
 
 /// How many failures a session remembers.
@@ -128,6 +130,12 @@ pub struct Session {
     /// The session from whose files it goes on; `None`: it began at the base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fork: Option<Fork>,
+    /// The session before it on the ladder of its task, which verify rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub climbed: Option<Box<Climbed>>,
+    /// Why its task did without it; `None`: it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spared: Option<Spared>,
     /// How it had ended, while verify looks at its unfinished result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_as: Option<Unclaimed>,
@@ -187,6 +195,8 @@ impl Session {
             messages: Messages::none(),
             stands: None,
             fork: None,
+            climbed: None,
+            spared: None,
             ended_as: None,
             pending_result: None,
             worked: Worked {
@@ -316,6 +326,7 @@ impl Session {
         self.rework = None;
         self.stands = None;
         self.ended_as = None;
+        self.spared = None;
         self.state = SessionState::Queued;
         self.cancel_requested = false;
         self.pending_result = None;

@@ -15,12 +15,14 @@ use crate::time::Timestamp;
 use crate::words::words;
 
 mod bounds;
+mod course;
 mod environment;
 mod lineage;
 mod origin;
 mod results;
 
 pub use crate::labels::Labels;
+pub use course::{Course, Turn};
 pub use environment::{InvalidEnvironment, MAX_ENVIRONMENT_BYTES, TaskEnvironment};
 pub use lineage::{Lineage, LineageId, RemoteUrl};
 pub use origin::TaskOrigin;
@@ -144,6 +146,9 @@ pub struct Policy {
     /// What of a session's files becomes a part of its result.
     #[serde(default, skip_serializing_if = "ResultRules::is_default")]
     pub results: ResultRules,
+    /// Which sessions work when.
+    #[serde(default, skip_serializing_if = "Course::is_race")]
+    pub course: Course,
 }
 
 impl Default for Policy {
@@ -160,6 +165,7 @@ impl Default for Policy {
             session_setup: None,
             session_setup_folder: None,
             results: ResultRules::default(),
+            course: Course::Race,
         }
     }
 }
@@ -385,7 +391,7 @@ impl TaskSpec {
 /// The final state of a task once every session has ended; `None` before that.
 #[must_use]
 pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKind>) -> Option<TaskState> {
-    let (mut landable, mut cancelled) = (false, false);
+    let (mut landable, mut cancelled, mut ended) = (false, false, false);
     for session in sessions {
         match session {
             SessionStateKind::Queued
@@ -395,10 +401,18 @@ pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKi
             | SessionStateKind::Saving => return None,
             SessionStateKind::Verified => landable = true,
             // Without a verify command nothing better than a claim exists.
-            SessionStateKind::Unverified => landable |= policy.verify.verify.is_none(),
+            SessionStateKind::Unverified => {
+                landable |= policy.verify.verify.is_none();
+                ended = true;
+            }
             SessionStateKind::Cancelled => cancelled = true,
-            SessionStateKind::Rejected | SessionStateKind::Failed => {}
+            SessionStateKind::Failed => ended = true,
+            SessionStateKind::Rejected => {}
         }
+    }
+    // These end a ladder, and the sessions above are cancelled by nobody.
+    if policy.course == Course::Ladder && ended {
+        cancelled = false;
     }
     Some(match (landable, cancelled) {
         (true, _) => TaskState::Succeeded,
@@ -459,7 +473,23 @@ mod tests {
             ..Policy::default()
         };
         let unchecked = Policy::default();
-        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 10] = [
+        let ladder = Policy {
+            course: Course::Ladder,
+            ..checked.clone()
+        };
+        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 14] = [
+            (&ladder, &[S::Failed, S::Cancelled], Some(TaskState::Failed)),
+            (
+                &ladder,
+                &[S::Rejected, S::Unverified, S::Cancelled],
+                Some(TaskState::Failed),
+            ),
+            (&ladder, &[S::Rejected, S::Cancelled], Some(TaskState::Cancelled)),
+            (
+                &ladder,
+                &[S::Rejected, S::Verified, S::Cancelled],
+                Some(TaskState::Succeeded),
+            ),
             (&checked, &[S::Verified, S::Saving], None),
             (&checked, &[S::Verified, S::Running], None),
             (&checked, &[S::Queued], None),

@@ -8,7 +8,9 @@ use clap::Args;
 use crate::settings::RunOptions;
 
 /// What a task that is run again takes from the earlier one.
-const SAME_AGAIN: [&str; 19] = [
+const SAME_AGAIN: [&str; 21] = [
+    "first_verified",
+    "ladder",
     "prompt",
     "prompt_file",
     "verify",

@@ -34,6 +34,30 @@ pub struct RunOptions {
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=64), help_heading = SESSIONS)]
     #[serde(deserialize_with = "within::<1, 64, _>")]
     pub repeat: Option<u32>,
+    /// Stop the other sessions when so many results are verified [default with the flag alone: 1]. Their
+    /// work so far is kept. Needs --verify.
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=64),
+        hide_short_help = true,
+        help_heading = SESSIONS
+    )]
+    #[serde(deserialize_with = "within::<1, 64, _>")]
+    pub first_verified: Option<u32>,
+    /// Adapters that work one after the other instead of --with, the cheapest first: the next one only
+    /// when verify was run on the result of the one before and rejected it. It is told what verify wrote.
+    #[arg(
+        long,
+        value_name = "ADAPTER[:MODEL][@TIME],...",
+        value_delimiter = ',',
+        hide_short_help = true,
+        help_heading = SESSIONS
+    )]
+    pub ladder: Vec<String>,
     /// Command that decides whether a result is good, run in a clean checkout of it.
     #[arg(long, value_name = "CMD", help_heading = CHECKS)]
     pub verify: Option<String>,
@@ -219,14 +243,28 @@ const AGENTS: &str = "Where and when it runs";
 
 impl RunOptions {
     /// The keys whose values are lists.
-    pub(super) const LISTS: [&str; 7] = ["with", "fallback", "protect", "include", "env", "context", "agents"];
+    pub(super) const LISTS: [&str; 8] = [
+        "with", "ladder", "fallback", "protect", "include", "env", "context", "agents",
+    ];
 
     /// These, and where they say nothing, the others. Variables add up: the last word about each counts,
-    /// so those of the others come first. Of two tiers of containment the higher one counts.
+    /// so those of the others come first. `with` and `ladder` both say who works. Of two tiers of containment the higher one counts.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
-            with: either(self.with, other.with),
+            // The last one of these that was said counts, and not both.
+            first_verified: match self.ladder.is_empty() {
+                true => self.first_verified.or(other.first_verified),
+                false => self.first_verified,
+            },
+            with: match self.ladder.is_empty() {
+                true => either(self.with.clone(), other.with),
+                false => self.with.clone(),
+            },
+            ladder: match self.with.is_empty() && self.first_verified.is_none() {
+                true => either(self.ladder, other.ladder),
+                false => self.ladder,
+            },
             fallback: either(self.fallback, other.fallback),
             repeat: self.repeat.or(other.repeat),
             verify: self.verify.or(other.verify),

@@ -166,7 +166,7 @@ fn describe(work: store::Work) -> Work {
             // What was said is told all the same where no checkpoint can be resumed.
             let instruction = match &resume {
                 Some(_) => None,
-                None => session.instruction(&[], ""),
+                None => session.instruction(&[], &spec.verify_in_session().unwrap_or_default()),
             };
             WorkKind::Session(SessionWork {
                 name: session.name,

@@ -437,7 +437,7 @@ async fn not_started(coordinator: &Coordinator, agent: AgentId, attempt: Attempt
                 affinity: work.job.affinity,
                 ..job
             }),
-            JobState::Leased { .. } | JobState::Done => None,
+            JobState::Later { .. } | JobState::Leased { .. } | JobState::Done => None,
         }),
         Err(error) => {
             tracing::error!(job = %job.job, error = &error as &dyn std::error::Error, "cannot be read");

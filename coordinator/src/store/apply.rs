@@ -19,6 +19,7 @@ mod admission;
 mod attempts;
 mod checkpoints;
 mod contexts;
+mod turns;
 mod ending;
 mod events;
 mod fleet;
@@ -73,7 +74,7 @@ fn drop_baseline(rows: &mut dyn Rows, task: TaskId, now: Timestamp) -> Result<()
     let open = rows.open_jobs(task)?;
     for mut row in open.into_iter().filter(|row| row.job.subject == Subject::Base) {
         match row.job.state {
-            JobState::Queued { .. } => {
+            JobState::Queued { .. } | JobState::Later { .. } => {
                 row.job.replace();
                 rows.save_job(&row)?;
             }

@@ -221,7 +221,7 @@ impl<'a> Unit<'a> {
                     };
                     match row.job.state {
                         JobState::Leased { attempt } => drop(self.attempt(attempt)?),
-                        JobState::Queued { .. } | JobState::Done => {
+                        JobState::Queued { .. } | JobState::Later { .. } | JobState::Done => {
                             if let Some(session) = session.filter(|session| session.checkpoints.head.is_some()) {
                                 self.checkpoints(*task, session.id)?;
                             }
@@ -312,7 +312,11 @@ impl<'a> Unit<'a> {
             }
         }
         for (task, ends) in ending {
-            let open = self.task(task)?.map_or(0, |head| head.open_sessions());
+            let head = self.task(task)?;
+            if head.as_ref().is_some_and(|head| !head.policy.course.is_race()) {
+                self.fetch(&Key::OpenJobs(task))?;
+            }
+            let open = head.map_or(0, |head| head.open_sessions());
             if open as usize > ends {
                 continue;
             }

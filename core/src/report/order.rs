@@ -98,7 +98,7 @@ pub(super) enum Cost {
 }
 
 impl Cost {
-    fn of(money: &[Money]) -> Self {
+    pub(super) fn of(money: &[Money]) -> Self {
         if money.is_empty() {
             return Self::Unknown;
         }

@@ -13,6 +13,7 @@ use crate::usage::{Money, PicoUsd, Provenance, Usage};
 
 mod cheats;
 mod honest;
+mod savings;
 
 const START: Timestamp = Timestamp::from_millis(1_000_000);
 

@@ -1,5 +1,5 @@
 //! What the model of a session's next attempt is told besides its task: what people said since, and
-//! that verify failed.
+//! that verify failed, with its own result or that of the session before it on a ladder.
 
 use super::Session;
 use super::message::{MessageState, SessionMessage};
@@ -53,7 +53,13 @@ impl Session {
             .filter(|(_, known)| !known)
             .map(|(text, _)| text.clone());
         let next = joined([unknown, next_of(&news)]);
-        let anew = joined([words(EARLIER, &earlier), failed.map(|(text, _)| text), next_of(&open)]);
+        let climbed = self.climbed.as_ref().map(|climbed| climbed.instruction(command));
+        let anew = joined([
+            climbed,
+            words(EARLIER, &earlier),
+            failed.map(|(text, _)| text),
+            next_of(&open),
+        ]);
         if anew.is_empty() {
             return None;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{InvalidEnvironment, Labels, MAX_ENVIRONMENT_BYTES, MAX_EXCLUDES_BYTES, TaskSpec};
+use super::{Course, InvalidEnvironment, Labels, MAX_ENVIRONMENT_BYTES, MAX_EXCLUDES_BYTES, TaskSpec};
 use crate::context::{Delta, InvalidContext, overridden};
 use crate::fallback::MAX_FALLBACKS;
 use crate::id::SessionName;
@@ -35,6 +35,9 @@ pub enum InvalidSpec {
     /// Verify needs a commit to check.
     #[error("a verify command needs a repository")]
     VerifyWithoutRepository,
+    /// Nothing would say that a result is verified, or that the next session's turn came.
+    #[error("{0} needs a verify command")]
+    CourseWithoutVerify(&'static str),
     /// A delta needs a base.
     #[error("session {0:?} has a context delta, and the task has no base context")]
     DeltaWithoutBase(SessionName),
@@ -162,6 +165,14 @@ impl TaskSpec {
             if limit.is_zero() {
                 found.add(field, InvalidSpec::ZeroLimit(what));
             }
+        }
+        let course = match policy.course {
+            Course::Race => None,
+            Course::FirstVerified(_) => Some("stopping at the first verified result"),
+            Course::Ladder => Some("a ladder of sessions"),
+        };
+        if let (Some(what), None) = (course, &checks.verify) {
+            found.add("policy.course", InvalidSpec::CourseWithoutVerify(what));
         }
         if policy.max_attempts == 0 {
             found.add("policy.max_attempts", InvalidSpec::ZeroLimit("the number of attempts"));

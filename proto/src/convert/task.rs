@@ -1,11 +1,13 @@
 //! Tasks as people ask for them: spec, assignments, policy.
 
+use std::num::NonZeroU32;
+
 use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
 use kage_core::task::{
-    Assignment, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec, TaskState,
-    VerifyPolicy,
+    Assignment, Course, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec,
+    TaskState, VerifyPolicy,
 };
 
 use super::contain::{above_lowest, demanded};
@@ -192,8 +194,29 @@ impl From<Policy> for v1::Policy {
             session_setup: policy.session_setup.unwrap_or_default(),
             session_setup_folder: policy.session_setup_folder.map(Into::into).unwrap_or_default(),
             results: (!policy.results.is_default()).then(|| policy.results.into()),
+            course: course(policy.course),
         }
     }
+}
+
+fn course(course: Course) -> Option<v1::Course> {
+    let kind = match course {
+        Course::Race => return None,
+        Course::FirstVerified(enough) => v1::course::Kind::FirstVerified(enough.get()),
+        Course::Ladder => v1::course::Kind::Ladder(v1::Ladder {}),
+    };
+    Some(v1::Course { kind: Some(kind) })
+}
+
+fn read_course(course: Option<v1::Course>) -> Result<Course, InvalidField> {
+    Ok(match course.and_then(|course| course.kind) {
+        None => Course::Race,
+        Some(v1::course::Kind::Ladder(v1::Ladder {})) => Course::Ladder,
+        Some(v1::course::Kind::FirstVerified(enough)) => match NonZeroU32::new(enough) {
+            Some(enough) => Course::FirstVerified(enough),
+            None => return Err(InvalidField::new("course.first_verified", "is 0")),
+        },
+    })
 }
 
 impl From<ResultRules> for v1::ResultRules {
@@ -241,6 +264,7 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
         session_setup: non_empty(policy.session_setup),
         session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),
         results: policy.results.unwrap_or_default().into(),
+        course: wrong.or_default(read_course(policy.course)),
         priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
     }
 }

@@ -17,6 +17,7 @@ mod command_line;
 mod config_files;
 mod claude_code;
 mod claude_code_moves;
+mod courses;
 mod crash;
 mod deploy;
 mod door;

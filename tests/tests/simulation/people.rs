@@ -98,6 +98,12 @@ fn on_files(dice: &Dice, policy: &mut v1::Policy) {
     if dice.chance(300) {
         verify.setup = SETUP.to_owned();
     }
+    let kind = match dice.below(6) {
+        0 => Some(v1::course::Kind::FirstVerified(1)),
+        1 => Some(v1::course::Kind::Ladder(v1::Ladder {})),
+        _ => None,
+    };
+    policy.course = kind.map(|kind| v1::Course { kind: Some(kind) });
 }
 
 /// Asks until there is an answer. `None` when it was refused.

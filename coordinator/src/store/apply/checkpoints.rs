@@ -7,7 +7,7 @@ use kage_core::job::{Job, JobState, Subject};
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
 
-use super::{Command, attempt_of, earlier_reply, not_found, remember, settle};
+use super::{Command, attempt_of, earlier_reply, not_found, remember, settle, turns};
 use crate::store::command::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession, SaveWork};
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, JobRow, Rows};
@@ -46,7 +46,7 @@ impl Command for RestoreSession {
                 continue;
             }
             match row.job.state {
-                JobState::Queued { .. } | JobState::Done => {}
+                JobState::Queued { .. } | JobState::Later { .. } | JobState::Done => {}
                 JobState::Leased { attempt } => {
                     let mut attempt = attempt_of(rows, attempt, &row.job)?;
                     attempt.end(EndReason::Restored, self.now);
@@ -111,6 +111,7 @@ impl Command for SaveWork {
         }
         rows.save_session(&session)?;
         head.session_moved(before, session.state.kind());
+        turns::after(rows, &mut head, &session, None, self.now)?;
         settle(rows, &mut head, self.now)?;
         rows.save_task(&head)
     }

@@ -10,7 +10,7 @@ use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::time::Timestamp;
 
-use super::{points_of, settle};
+use super::{points_of, settle, turns};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 
 /// The rows that the end of an attempt concerns.
@@ -46,7 +46,7 @@ impl End<'_> {
             now,
         };
         let next = match self.row.job.finish(self.session, outcome, around) {
-            Finish::Moved(moved) => return self.moved(rows, moved, now),
+            Finish::Moved(moved) => return self.moved(rows, moved, said_by(outcome), now),
             Finish::Verify(commit) => {
                 let kind = JobKind::Verify { commit };
                 let mut job = Job::new(next_job, self.head.id, Subject::Session(self.session.id), kind, now);
@@ -60,12 +60,12 @@ impl End<'_> {
             Finish::Rework(at) => Job::again(next_job, self.session, at),
             Finish::Base(verdict) => {
                 self.judge_base(rows, verdict, now)?;
-                return self.moved(rows, Moved::Over, now);
+                return self.moved(rows, Moved::Over, None, now);
             }
         };
         let next = JobRow::of(next, self.session, &self.head.policy, now);
         rows.insert_job(&next)?;
-        self.moved(rows, Moved::Over, now)
+        self.moved(rows, Moved::Over, None, now)
     }
 
     /// True when the job is about the session, which otherwise is none of its business.
@@ -133,10 +133,17 @@ impl End<'_> {
             now,
         };
         let moved = self.row.job.lose(self.session, reason, around);
-        self.moved(rows, moved, now)
+        self.moved(rows, moved, None, now)
     }
 
-    fn moved(&mut self, rows: &mut dyn Rows, moved: Moved, now: Timestamp) -> Result<(), Failed> {
+    /// `said` is the verdict by which it ended.
+    fn moved(
+        &mut self,
+        rows: &mut dyn Rows,
+        moved: Moved,
+        said: Option<&Verdict>,
+        now: Timestamp,
+    ) -> Result<(), Failed> {
         if moved == Moved::Requeued {
             if self.of_session() {
                 // Another one may have taken over.
@@ -151,8 +158,16 @@ impl End<'_> {
         rows.save_session(self.session)?;
         self.head.session_moved(self.before, self.session.state.kind());
         if self.session.state.is_terminal() {
+            turns::after(rows, self.head, self.session, said, now)?;
             settle(rows, self.head, now)?;
         }
         Ok(())
+    }
+}
+
+const fn said_by(outcome: &AttemptOutcome) -> Option<&Verdict> {
+    match outcome {
+        AttemptOutcome::Verdict(verdict) => Some(verdict),
+        AttemptOutcome::Claimed | AttemptOutcome::Failed(_) => None,
     }
 }

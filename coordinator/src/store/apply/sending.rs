@@ -160,7 +160,7 @@ fn end_jobs(rows: &mut dyn Rows, session: &mut Session, now: Timestamp) -> Resul
     let open = rows.open_jobs(session.task)?;
     for mut row in open.into_iter().filter(|row| is_of(row, session.id)) {
         match row.job.state {
-            JobState::Queued { .. } | JobState::Done => {}
+            JobState::Queued { .. } | JobState::Later { .. } | JobState::Done => {}
             JobState::Leased { attempt } => {
                 let mut attempt = attempt_of(rows, attempt, &row.job)?;
                 attempt.end(EndReason::Superseded, now);

@@ -1,16 +1,13 @@
 //! Tasks: created with their sessions and jobs, and cancelled.
 
 use kage_core::base_verdict::{self, BaseKey, KeptVerdict};
-use kage_core::checkpoint::Points;
 use kage_core::contain::Tier;
 use kage_core::id::Digest;
 use kage_core::job::{Job, JobKind, JobState, Subject};
 use kage_core::task::Selection;
 use kage_core::time::Timestamp;
 
-use super::{
-    Command, contexts, drop_baseline, earlier_reply, not_found, points_of, remember, session_of, settle, stop,
-};
+use super::{Command, contexts, drop_baseline, earlier_reply, not_found, remember, settle, turns};
 use crate::store::command::{CancelTask, CreateTask, Created, DropTask, SelectResult};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
@@ -93,6 +90,10 @@ impl Command for CreateTask {
         for (position, (session, (_, job))) in sessions.iter().zip(ids).enumerate() {
             rows.insert_session(session, position)?;
             let work = Job::new(job, id, Subject::Session(session.id), JobKind::Session, now);
+            let work = match task.spec.policy.course.waits_for_turn(position) {
+                true => work.for_later(u32::try_from(position).unwrap_or(u32::MAX)),
+                false => work,
+            };
             let row = JobRow::of(work, session, &task.spec.policy, now);
             rows.insert_job(&row)?;
         }
@@ -173,26 +174,10 @@ impl Command for CancelTask {
         }
         let mut head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
         let mut moved = false;
-        for mut row in rows.open_jobs(self.task)? {
-            if row.job.subject == Subject::Base {
-                continue;
+        for row in rows.open_jobs(self.task)? {
+            if row.job.subject != Subject::Base {
+                moved |= turns::stop_session(rows, &mut head, row, None, self.now)?;
             }
-            let mut session = session_of(rows, &head, &row.job)?;
-            let before = session.state.kind();
-            let points = match row.job.state {
-                JobState::Queued { .. } => points_of(rows, &session)?,
-                JobState::Leased { .. } | JobState::Done => Points::default(),
-            };
-            if row.job.cancel(&mut session, &points, self.now) {
-                rows.save_job(&row)?;
-            } else {
-                session.cancel_requested = true;
-                if let JobState::Leased { attempt } = row.job.state {
-                    stop(rows, attempt, &row.job, self.now)?;
-                }
-            }
-            rows.save_session(&session)?;
-            moved |= head.session_moved(before, session.state.kind());
         }
         let settled = settle(rows, &mut head, self.now)?;
         if !settled {

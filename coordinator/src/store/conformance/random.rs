@@ -1,6 +1,7 @@
 //! Random commands on SQLite and on the model: every outcome and every answer must be equal, and
 //! the invariants hold after each step.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{Event, EventBody, VerdictKind};
 use kage_core::id::{Digest, JobId, ProjectId};
 use kage_core::priority::Priority;
-use kage_core::task::TaskOrigin;
+use kage_core::task::{Course, TaskOrigin};
 use proptest::prelude::*;
 
 use super::faults::{Fault, Faulty, fault};
@@ -194,6 +195,11 @@ impl Pair {
                     command.origin = Some(TaskOrigin::of("machine", Path::new("/home"), tree, None));
                 }
                 command.spec.policy.max_reworks = (!task.is_multiple_of(3)).then_some(u32::from(verify));
+                command.spec.policy.course = match (verify, task % 4) {
+                    (true, 1) => Course::Ladder,
+                    (true, 2) => Course::FirstVerified(NonZeroU32::MIN),
+                    _ => Course::Race,
+                };
                 command.baseline = verify.then(|| JobId::from_random(task * 1000 + 500));
                 if context {
                     command.spec.context_base = Some(Digest::of(b"context"));

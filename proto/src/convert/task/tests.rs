@@ -55,6 +55,7 @@ fn spec() -> TaskSpec {
             timeout: Duration::from_secs(4),
             idle_timeout: Duration::from_secs(5),
             max_attempts: 6,
+            course: kage_core::task::Course::FirstVerified(std::num::NonZeroU32::MIN),
             max_reworks: Some(7),
             session_setup: Some("make deps".into()),
             session_setup_folder: Some("packages".parse().unwrap()),

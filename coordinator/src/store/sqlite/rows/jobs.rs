@@ -56,7 +56,7 @@ impl JobRows for SqliteRows<'_> {
 /// Whether a job waits, is worked on or is over, as the index of open jobs has it.
 const fn state(state: JobState) -> i64 {
     match state {
-        JobState::Queued { .. } => 0,
+        JobState::Queued { .. } | JobState::Later { .. } => 0,
         JobState::Leased { .. } => 1,
         JobState::Done => 2,
     }
