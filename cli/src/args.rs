@@ -186,6 +186,22 @@ pub struct Compare {
     /// Print a Markdown table, for a pull request.
     #[arg(long)]
     pub markdown: bool,
+    /// Compare adapters or models instead: how often they succeed, what they use, cost and take.
+    #[arg(long, value_enum)]
+    pub by: Option<By>,
+    /// With --by: over all tasks of the project that were created in this time, such as 36h or 720h.
+    #[arg(long, value_name = "TIME", value_parser = time::limit, requires = "by", conflicts_with = "task")]
+    pub since: Option<Duration>,
+}
+
+/// What sessions are compared by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// By their last adapter.
+    Adapter,
+    /// By the model that was asked for, or else the one that wrote the most.
+    Model,
 }
 
 #[derive(Debug, Args)]

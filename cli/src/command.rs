@@ -13,6 +13,7 @@ mod backup;
 mod checkout;
 mod checkpoint;
 mod compare;
+mod compare_by;
 mod context;
 mod coordinator;
 mod demo;

@@ -49,6 +49,7 @@ pub mod shadowed;
 pub mod suspicion;
 pub mod risk;
 pub mod report;
+pub mod comparison;
 pub mod retention;
 
 pub mod decoders;

@@ -2,6 +2,7 @@
 
 use kage_proto::v1;
 
+use super::compare_by;
 use crate::args::Compare;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
@@ -10,6 +11,9 @@ use crate::tasks;
 use crate::view::{self, ComparedJson};
 
 pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Result<Exit> {
+    if let Some(by) = args.by {
+        return compare_by::run(invocation, args, by).await;
+    }
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
     let response = tasks::report(&access, &task.id).await?;
