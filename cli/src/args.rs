@@ -239,6 +239,19 @@ pub enum ContextSubcommand {
     Show(TaskArg),
     /// Print how many times the base was stored and sent.
     Stats(TaskArg),
+    /// Print how much of the prompts of each adapter is the same, up to the first byte that differs, and how
+    /// much of its input was read from a cache.
+    Prefix(TaskArg),
+    /// Name the fields that differed in the contexts of past tasks of this repository: for `tail` in
+    /// [context] of kage.toml, so that the base is the same for the next task.
+    Suggest(Suggest),
+}
+
+#[derive(Debug, Args)]
+pub struct Suggest {
+    /// How many tasks are read, the newest first.
+    #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub limit: u32,
 }
 
 #[derive(Debug, Args)]

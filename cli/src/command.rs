@@ -15,6 +15,7 @@ mod checkpoint;
 mod compare;
 mod compare_by;
 mod context;
+mod context_prefix;
 mod coordinator;
 mod demo;
 mod diff;
@@ -75,6 +76,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Context(args) => match args.command {
             ContextSubcommand::Show(args) => context::show(&invocation, args.task).await,
             ContextSubcommand::Stats(args) => context::stats(&invocation, args.task).await,
+            ContextSubcommand::Prefix(args) => context_prefix::prefix(&invocation, args.task).await,
+            ContextSubcommand::Suggest(args) => context_prefix::suggest(&invocation, &args).await,
         },
         Command::Up(args) => up::run(invocation, args).await,
         Command::Down(args) => down::run(&invocation, &args).await,

@@ -1,7 +1,7 @@
 //! The contexts of a run: reads them from files, splits them into one base and a delta per session,
 //! and stores the base on the coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -14,6 +14,7 @@ use kage_proto::v1;
 use crate::assignments::Worker;
 use crate::connect::Access;
 use crate::exit::Refusal;
+use crate::settings::ContextSettings;
 
 /// The contexts, as the task has them.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,15 +29,24 @@ pub struct Shared {
 ///
 /// # Errors
 /// When a file is not a context, or the coordinator refuses the base.
-pub async fn put(access: &Access, project: &ProjectId, files: &[String], workers: &[Worker]) -> anyhow::Result<Shared> {
+pub async fn put(
+    access: &Access,
+    project: &ProjectId,
+    (files, settings): (&[String], &ContextSettings),
+    workers: &[Worker],
+) -> anyhow::Result<Shared> {
     if files.is_empty() {
         return Ok(Shared {
             base: None,
             deltas: vec![None; workers.len()],
         });
     }
-    let contexts = read(files, workers)?;
-    let Split { base, deltas } = context::split(&contexts);
+    let contexts = read(files, workers, settings.most_bytes())?;
+    let pins = settings
+        .pins()
+        .map_err(|wrong| Refusal::usage(format!("[context]: {wrong}")))?;
+    let split = context::split_pinned(&contexts, &pins);
+    let Split { base, deltas } = split.map_err(|wrong| Refusal::usage(format!("[context]: {wrong}")))?;
     let digest = base.digest();
     store(access, project, &digest, base.canonical()).await?;
     Ok(Shared {
@@ -45,38 +55,66 @@ pub async fn put(access: &Access, project: &ProjectId, files: &[String], workers
     })
 }
 
-/// The context of each worker: its adapter's file, or else the file for all, or else empty.
-fn read(files: &[String], workers: &[Worker]) -> anyhow::Result<Vec<Context>> {
+/// The context of each worker: the file of its session, or else of its adapter and model, of its adapter,
+/// or for all; or else empty.
+fn read(files: &[String], workers: &[Worker], most: usize) -> anyhow::Result<Vec<Context>> {
     let mut for_all = None;
-    let mut by_adapter: BTreeMap<&str, Context> = BTreeMap::new();
+    let mut named: BTreeMap<&str, Context> = BTreeMap::new();
     for entry in files {
         match entry.split_once('=') {
-            Some((adapter, file)) => {
-                if !workers.iter().any(|w| w.adapter.as_str() == adapter) {
-                    let message = format!("--context {entry:?}: no session of this task uses the adapter {adapter:?}");
+            Some((who, file)) => {
+                if !workers
+                    .iter()
+                    .any(|worker| names(worker).iter().flatten().any(|name| name == who))
+                {
+                    let known: BTreeSet<String> = workers.iter().flat_map(names).flatten().collect();
+                    let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                    let message = format!("--context {entry:?}: no session of this task is {who:?}; there are {known}");
                     return Err(Refusal::usage(message).into());
                 }
-                if by_adapter.insert(adapter, parse(file)?).is_some() {
-                    return Err(Refusal::usage(format!("two contexts were given for {adapter}")).into());
+                if named.insert(who, parse(file, most)?).is_some() {
+                    return Err(Refusal::usage(format!("two contexts were given for {who}")).into());
                 }
             }
             None => {
-                if for_all.replace(parse(entry)?).is_some() {
+                if for_all.replace(parse(entry, most)?).is_some() {
                     return Err(Refusal::usage("two contexts were given for all sessions").into());
                 }
             }
         }
     }
     let for_all = for_all.unwrap_or_default();
-    Ok(workers
-        .iter()
-        .map(|w| by_adapter.get(w.adapter.as_str()).unwrap_or(&for_all).clone())
-        .collect())
+    let of = |worker: &Worker| {
+        let mut found = names(worker)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| named.get(name.as_str()));
+        found.next().unwrap_or(&for_all).clone()
+    };
+    Ok(workers.iter().map(of).collect())
 }
 
-fn parse(file: &str) -> anyhow::Result<Context> {
+/// What a worker may be called, the most particular first: its session, its adapter with its model, its
+/// adapter.
+fn names(worker: &Worker) -> [Option<String>; 3] {
+    let model = worker.model.as_ref();
+    [
+        Some(worker.name.to_string()),
+        model.map(|model| format!("{}:{model}", worker.adapter)),
+        Some(worker.adapter.to_string()),
+    ]
+}
+
+fn parse(file: &str, most: usize) -> anyhow::Result<Context> {
     let bytes =
         std::fs::read(Path::new(file)).map_err(|e| Refusal::usage(format!("cannot read the context {file}: {e}")))?;
+    if bytes.len() > most {
+        let text = format!(
+            "the context {file} has {} bytes; the limit is {most} (`max_kib` in [context])",
+            bytes.len()
+        );
+        return Err(Refusal::usage(text).into());
+    }
     Context::parse(&bytes)
         .map_err(anyhow::Error::from)
         .map_err(|e| Refusal::usage(format!("{file} is not a context: {e:#}")).into())
@@ -131,15 +169,40 @@ mod tests {
         let all = file("all.json", r#"{"a":1}"#);
         let codex = file("codex.json", r#"{"a":2}"#);
         let workers = workers(&["codex".to_owned(), "claude-code".to_owned()], 1, &[]).unwrap();
-        let read = |files: &[String]| read(files, &workers);
+        let read = |files: &[String]| read(files, &workers, 1 << 10);
 
         let contexts = read(&[all.clone(), format!("codex={codex}")]).unwrap();
         assert_eq!(
             contexts.iter().map(Context::canonical).collect::<Vec<_>>(),
             [r#"{"a":2}"#, r#"{"a":1}"#]
         );
-        assert!(read(&[format!("gemini={codex}")]).is_err());
+        let refused = read(&[format!("gemini={codex}")]).unwrap_err().to_string();
+        assert!(refused.contains("there are claude-code, codex"), "{refused}");
         assert!(read(&[all.clone(), all]).is_err());
         assert!(read(&[file("null.json", r#"{"a":null}"#)]).is_err());
+        let long = file("long.json", &format!(r#"{{"a":"{}"}}"#, "x".repeat(1 << 10)));
+        assert!(read(&[long]).unwrap_err().to_string().contains("max_kib"));
+    }
+
+    #[test]
+    fn the_most_particular_file_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |who: &str| {
+            let path = dir.path().join(format!("{}.json", who.replace(':', "-")));
+            std::fs::write(&path, format!(r#"{{"for":"{who}"}}"#)).unwrap();
+            format!("{who}={}", path.display())
+        };
+        let with = ["claude-api:m1", "claude-api:m2", "claude-api:m2", "codex"].map(str::to_owned);
+        let workers = workers(&with, 1, &[]).unwrap();
+        let files = ["claude-api", "claude-api:m2", "claude-api-3"].map(file);
+        let found: Vec<_> = read(&files, &workers, 1 << 10)
+            .unwrap()
+            .iter()
+            .map(Context::canonical)
+            .collect();
+        let expected = ["claude-api", "claude-api:m2", "claude-api-3"].map(|who| format!(r#"{{"for":"{who}"}}"#));
+        assert_eq!(found[..3], expected);
+        assert_eq!(found[3], "{}");
+        assert!(read(&[file("claude-api:m3")], &workers, 1 << 10).is_err());
     }
 }

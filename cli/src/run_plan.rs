@@ -9,7 +9,7 @@ use kage_core::task::{Course, Policy, ResultRules, TaskEnvironment};
 
 use crate::assignments::{self, Worker};
 use crate::exit::Refusal;
-use crate::settings::{PROJECT_FILE, RunOptions, Settings};
+use crate::settings::{ContextSettings, PROJECT_FILE, RunOptions, Settings};
 use crate::work_folder::WorkFolder;
 
 /// How long to wait while all remaining sessions are held, unless it is said.
@@ -23,8 +23,10 @@ pub struct RunPlan {
     pub environment: TaskEnvironment,
     /// Patterns of untracked files, from the repository's top.
     pub include: Vec<String>,
-    /// Files of contexts: `[ADAPTER=]FILE`.
+    /// Files of contexts: `[SESSION|ADAPTER[:MODEL]=]FILE`.
     pub contexts: Vec<String>,
+    /// Which fields of contexts have a place of their own.
+    pub context_settings: ContextSettings,
     pub fresh_baseline: bool,
     /// True to start without uncommitted work.
     pub committed: bool,
@@ -82,6 +84,10 @@ impl RunPlan {
             environment,
             include: place.patterns(flags, user, |run| &run.include)?,
             contexts: place.contexts(flags, user)?,
+            context_settings: match place.project() {
+                Some(project) => settings.context.or(&project.context),
+                None => settings.context.clone(),
+            },
             fresh_baseline: all.fresh_baseline.unwrap_or(false),
             committed: all.committed.unwrap_or(false),
             wait_for_agent: all.wait_for_agent.unwrap_or(false),

@@ -1,8 +1,8 @@
 //! Settings from files and the environment, read once into types.
 //!
 //! Later sources win: `kage.toml` of the project, `config.toml` of the user, `KAGE__SECTION__KEY`,
-//! flags. A project's file may only have `[run]`, `[env]` and `[home]`: it comes with the repository, and
-//! must not decide where tokens are sent.
+//! flags. A project's file may only have `[run]`, `[env]`, `[home]` and `[context]`: it comes with the repository,
+//! and must not decide where tokens are sent.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,8 +27,10 @@ pub(crate) mod time;
 mod callers;
 mod run;
 mod environment;
+mod context;
 
 pub use callers::CallerSettings;
+pub use context::ContextSettings;
 pub use environment::{EnvironmentSettings, HomeSettings};
 pub use run::RunOptions;
 pub(crate) use run::either;
@@ -46,6 +48,8 @@ pub struct Settings {
     pub env: EnvironmentSettings,
     /// Files of the home folder for the programs of every task.
     pub home: HomeSettings,
+    /// Fields of contexts with a place of their own.
+    pub context: ContextSettings,
     /// Limits of the adapters of that agent.
     pub adapter: AdapterSettings,
     /// What of the network programs have in boxes of that agent.
@@ -165,6 +169,7 @@ pub struct ProjectSettings {
     pub run: RunOptions,
     pub env: EnvironmentSettings,
     pub home: HomeSettings,
+    pub context: ContextSettings,
     /// The keys of `[run]` that are set there, with their values in words.
     #[serde(skip)]
     pub said: BTreeMap<String, String>,
@@ -185,7 +190,7 @@ impl Settings {
 /// Why settings could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    #[error("the project's settings in {path} are wrong (only the sections [run], [env] and [home] are allowed there){hint}", hint = meant(.source))]
+    #[error("the project's settings in {path} are wrong (only the sections [run], [env], [home] and [context] are allowed there){hint}", hint = meant(.source))]
     Project {
         path: PathBuf,
         #[source]
@@ -247,6 +252,8 @@ fn variables(all: impl IntoIterator<Item = (String, String)>) -> Environment {
         .list_separator("\n")
         .with_list_parse_key("env.pass")
         .with_list_parse_key("home.copy")
+        .with_list_parse_key("context.base")
+        .with_list_parse_key("context.tail")
         .with_list_parse_key("agent.adapters")
         .with_list_parse_key("network.allow");
     let of_run = RunOptions::LISTS.iter().map(|key| format!("run.{key}"));

@@ -8,6 +8,7 @@ mod patch;
 mod delta;
 mod divide;
 mod split;
+mod pins;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use delta::{Delta, DeltaMismatch, FinePatch, MAX_CONTEXT_BYTES};
 pub use divide::{Divided, NotOverridden, divide, overridden};
 pub use edits::Misfit;
 pub use patch::{diff, merge};
+pub use pins::{NotCommon, Pins, differing, split_pinned};
 pub use split::{MAX_COMPARED, Split, split};
 
 /// A session's information: a JSON object without any `null`, because in a merge patch `null` means

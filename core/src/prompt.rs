@@ -71,6 +71,28 @@ pub fn render(
     Ok(Prompt { shared, own })
 }
 
+impl Prompt {
+    /// How many bytes a model reads.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.shared.len() + self.own.len()
+    }
+}
+
+/// The first byte in which prompts differ, as models read them; `None` when all are the same.
+#[must_use]
+pub fn first_difference(prompts: &[Prompt]) -> Option<usize> {
+    let (first, others) = prompts.split_first()?;
+    let whole = |prompt: &'_ Prompt| [prompt.shared.as_bytes(), prompt.own.as_bytes()].concat();
+    let first = whole(first);
+    let differs = |other: &Prompt| {
+        let other = whole(other);
+        let same = first.iter().zip(&other).take_while(|(one, other)| one == other).count();
+        (same < first.len() || same < other.len()).then_some(same)
+    };
+    others.iter().filter_map(differs).min()
+}
+
 /// A section for each member: strings as they are, everything else as indented JSON.
 fn push_sections(text: &mut String, members: &Members) {
     for (key, value) in members {
@@ -200,6 +222,22 @@ Do it.
                 .own
                 .ends_with("# Context of this session\n\n## a\n\nx\n\n# Task\n\nt")
         );
+    }
+
+    #[test]
+    fn tells_where_prompts_differ() {
+        let prompt = |shared: &str, own: &str| Prompt {
+            shared: shared.to_owned(),
+            own: own.to_owned(),
+        };
+        assert_eq!(first_difference(&[]), None);
+        assert_eq!(first_difference(&[prompt("a", "b")]), None);
+        // Where one part ends is nothing that a model reads.
+        assert_eq!(first_difference(&[prompt("a", "b"), prompt("ab", "")]), None);
+        let three = [prompt("abc", "x"), prompt("abc", "xy"), prompt("abc", "zy")];
+        assert_eq!(first_difference(&three), Some(3));
+        assert_eq!(first_difference(&three[..2]), Some(4));
+        assert_eq!(three[1].bytes(), 5);
     }
 
     #[test]

@@ -31,7 +31,8 @@ struct StatsJson<'a> {
 
 pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let (project, digest) = base_of(&access, asked).await?;
+    let task = tasks::find(&access, asked).await?;
+    let (project, digest) = base_of(&task)?;
     let request = v1::GetContextRequest {
         project: project.to_string(),
         digest: digest.to_string(),
@@ -60,7 +61,22 @@ pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyh
 
 pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
-    let (project, digest) = base_of(&access, asked).await?;
+    let task = tasks::find(&access, asked).await?;
+    if task.spec.as_ref().is_some_and(|spec| spec.context_base.is_empty()) {
+        let nothing = v1::GetContextStatsResponse {
+            sessions: u64::try_from(task.sessions.len()).unwrap_or(u64::MAX),
+            ..v1::GetContextStatsResponse::default()
+        };
+        let json = StatsJson {
+            digest: "",
+            stats: JsonMessage::of(&nothing),
+        };
+        invocation.out.result("context_stats", &json)?;
+        let words = "no base: the task has no context, and its sessions get their prompts in their offers\n";
+        invocation.out.text(words)?;
+        return Ok(Exit::Done);
+    }
+    let (project, digest) = base_of(&task)?;
     let request = v1::GetContextStatsRequest {
         project: project.to_string(),
         digest: digest.to_string(),
@@ -88,9 +104,11 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
     Ok(Exit::Done)
 }
 
-async fn base_of(access: &Access, asked: Option<String>) -> anyhow::Result<(ProjectId, Digest)> {
-    let task = tasks::find(access, asked).await?;
-    let spec = task.spec.context("the coordinator sent a task without a spec")?;
+fn base_of(task: &v1::Task) -> anyhow::Result<(ProjectId, Digest)> {
+    let spec = task
+        .spec
+        .as_ref()
+        .context("the coordinator sent a task without a spec")?;
     if spec.context_base.is_empty() {
         let message = format!(
             "task {} has no context; create one with `kage run --context FILE`",
@@ -101,7 +119,7 @@ async fn base_of(access: &Access, asked: Option<String>) -> anyhow::Result<(Proj
     Ok((spec.project.parse()?, spec.context_base.parse()?))
 }
 
-async fn download(access: &Access, project: &ProjectId, digest: &Digest) -> anyhow::Result<Vec<u8>> {
+pub(super) async fn download(access: &Access, project: &ProjectId, digest: &Digest) -> anyhow::Result<Vec<u8>> {
     let url = format!("{}{}", access.url, blob::blob_path(project, digest));
     let response = crate::http::client(access)?.get(url).send().await?.error_for_status()?;
     let bytes = response.bytes().await?.to_vec();

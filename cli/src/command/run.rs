@@ -148,7 +148,13 @@ async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) ->
         committed: plan.committed,
         include: plan.include,
     };
-    let shared = contexts::put(&access, &project, &plan.contexts, &plan.workers).await?;
+    let shared = contexts::put(
+        &access,
+        &project,
+        (&plan.contexts, &plan.context_settings),
+        &plan.workers,
+    )
+    .await?;
     let base = base::send(
         &access,
         &project,

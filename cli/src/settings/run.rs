@@ -134,8 +134,9 @@ pub struct RunOptions {
     /// each other machine's agent has), NAME=VALUE sets one.
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = FILES)]
     pub env: Vec<String>,
-    /// JSON file with context for all sessions, or ADAPTER=FILE for those of one adapter.
-    #[arg(long, value_name = "[ADAPTER=]FILE", hide_short_help = true, help_heading = FILES)]
+    /// JSON file with context for all sessions, or SESSION=FILE, ADAPTER:MODEL=FILE or ADAPTER=FILE for some;
+    /// the most particular one counts.
+    #[arg(long, value_name = "[WHO=]FILE", hide_short_help = true, help_heading = FILES)]
     pub context: Vec<String>,
     /// Time limit of one attempt [default: 60m].
     #[arg(long, value_name = "TIME", value_parser = time::limit, help_heading = LIMITS)]

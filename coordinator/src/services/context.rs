@@ -36,6 +36,14 @@ impl ContextService for Contexts {
         let (project, digest) = names(&caller, &message.project, &message.digest)?;
         let request = request(&self.0, &caller, &message.request_id, &(&project, &digest))?;
         let known = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
+        // Its file may have been lost: whoever has the content brings it back.
+        let known = match known {
+            Some(size) if self.is_lost(&project, &digest).await? => {
+                tracing::warn!(%project, %digest, size, "the file of a context was lost, and a client sends it again");
+                None
+            }
+            known => known,
+        };
         let size = match known {
             Some(size) => size,
             None => {
@@ -118,6 +126,13 @@ impl ContextService for Contexts {
 }
 
 impl Contexts {
+    /// Whether the bytes of a context, which has a row, are not here.
+    async fn is_lost(&self, project: &ProjectId, digest: &Digest) -> Result<bool, ApiError> {
+        let size = self.0.blobs.size(project, digest).await;
+        let size = size.map_err(|error| internal("the context could not be read", &error))?;
+        Ok(size.is_none())
+    }
+
     /// Makes the bytes durable and checks that they are a context. Returns their size.
     async fn take(&self, project: &ProjectId, digest: &Digest, content: Bytes) -> Result<u64, ApiError> {
         if content.is_empty() {

@@ -51,6 +51,13 @@ async fn blobs_are_put_checked_and_fetched_in_parts() {
     cluster.stop().await;
 }
 
+/// All files below a folder.
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] });
+    files.collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_context_is_stored_once_and_what_was_sent_is_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,6 +131,18 @@ async fn a_context_is_stored_once_and_what_was_sent_is_counted() {
         (stats.times_put, stats.size, stats.sent),
         (2, text.len() as u64, vec![sent])
     );
+
+    // Its file is lost under the row, and a client that has the content brings it back.
+    let digest_text = digest.to_string();
+    let lost = walk(dir.path()).into_iter().filter(|file| file.ends_with(&digest_text));
+    let lost: Vec<_> = lost.collect();
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    std::fs::remove_file(&lost[0]).unwrap();
+    let door = ("authorization", bearer.as_str());
+    assert_eq!(cluster.http(&path, &[door], b"").await.0, 404);
+    let again = contexts.put_context(put("p3", &text)).await.unwrap().into_inner();
+    assert!(!again.created, "its row is there");
+    assert_eq!(cluster.http(&path, &[door], b"").await, (200, text.clone().into_bytes()));
 
     let mut unknown = spec(&["one"]);
     unknown.context_base = Some(Digest::of(b"never put"));
