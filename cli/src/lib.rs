@@ -25,6 +25,7 @@ pub mod tasks;
 mod picked;
 pub mod hold;
 pub mod follow;
+mod instructions;
 pub mod contexts;
 pub mod work_folder;
 pub mod run_plan;
