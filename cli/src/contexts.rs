@@ -14,6 +14,7 @@ use kage_proto::v1;
 use crate::assignments::Worker;
 use crate::connect::Access;
 use crate::exit::Refusal;
+use crate::instructions::Instructions;
 use crate::settings::ContextSettings;
 
 /// The contexts, as the task has them.
@@ -29,19 +30,21 @@ pub struct Shared {
 ///
 /// # Errors
 /// When a file is not a context, or the coordinator refuses the base.
-pub async fn put(
+pub(crate) async fn put(
     access: &Access,
     project: &ProjectId,
     (files, settings): (&[String], &ContextSettings),
+    instructions: &Instructions,
     workers: &[Worker],
 ) -> anyhow::Result<Shared> {
-    if files.is_empty() {
+    let mut contexts = read(files, workers, settings.most_bytes())?;
+    instructions.add(access, workers, &mut contexts).await?;
+    if files.is_empty() && contexts.iter().all(|context| context.members().is_empty()) {
         return Ok(Shared {
             base: None,
             deltas: vec![None; workers.len()],
         });
     }
-    let contexts = read(files, workers, settings.most_bytes())?;
     let pins = settings
         .pins()
         .map_err(|wrong| Refusal::usage(format!("[context]: {wrong}")))?;

@@ -34,6 +34,7 @@ mod transcript;
 mod picked;
 pub mod hold;
 pub mod follow;
+mod instructions;
 pub mod contexts;
 pub mod work_folder;
 pub mod run_plan;

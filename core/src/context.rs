@@ -71,6 +71,18 @@ impl Context {
         &self.0
     }
 
+    /// The context with these texts as members, but those whose names it has already.
+    #[must_use]
+    pub fn with_texts<'t>(&self, texts: impl IntoIterator<Item = (&'t str, &'t str)>) -> Self {
+        let mut members = self.0.clone();
+        for (name, text) in texts {
+            members
+                .entry(name.to_owned())
+                .or_insert_with(|| Json::String(text.to_owned()));
+        }
+        Self(members)
+    }
+
     /// The canonical text of this context: sorted keys, no spaces, numbers as they were given.
     #[must_use]
     pub fn canonical(&self) -> String {

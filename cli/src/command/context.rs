@@ -27,6 +27,37 @@ struct StatsJson<'a> {
     digest: &'a str,
     #[serde(flatten)]
     stats: JsonMessage,
+    /// Of the base: its bytes / 4, an estimate.
+    tokens_estimated: u64,
+    billed: Billed,
+}
+
+/// The input of a task's sessions, in tokens, as their providers or programs reported it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+struct Billed {
+    input: u64,
+    cache_write: u64,
+    cache_read: u64,
+}
+
+impl Billed {
+    fn of(sessions: &[v1::Session]) -> Self {
+        let mut billed = Self::default();
+        for usage in sessions.iter().filter_map(|session| session.usage) {
+            let written = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
+            billed.input = billed.input.saturating_add(usage.input);
+            billed.cache_write = billed.cache_write.saturating_add(written);
+            billed.cache_read = billed.cache_read.saturating_add(usage.cache_read);
+        }
+        billed
+    }
+
+    fn words(self) -> String {
+        format!(
+            "input of this task's sessions: {} tokens at the full price, {} written to caches, {} read from caches\n",
+            self.input, self.cache_write, self.cache_read
+        )
+    }
 }
 
 pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
@@ -62,6 +93,7 @@ pub(super) async fn show(invocation: &Invocation, asked: Option<String>) -> anyh
 pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, asked).await?;
+    let billed = Billed::of(&task.sessions);
     if task.spec.as_ref().is_some_and(|spec| spec.context_base.is_empty()) {
         let nothing = v1::GetContextStatsResponse {
             sessions: u64::try_from(task.sessions.len()).unwrap_or(u64::MAX),
@@ -70,10 +102,12 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
         let json = StatsJson {
             digest: "",
             stats: JsonMessage::of(&nothing),
+            tokens_estimated: 0,
+            billed,
         };
         invocation.out.result("context_stats", &json)?;
         let words = "no base: the task has no context, and its sessions get their prompts in their offers\n";
-        invocation.out.text(words)?;
+        invocation.out.text(&format!("{words}{}", billed.words()))?;
         return Ok(Exit::Done);
     }
     let (project, digest) = base_of(&task)?;
@@ -86,13 +120,16 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
     let json = StatsJson {
         digest: digest.as_str(),
         stats: JsonMessage::of(&stats),
+        tokens_estimated: stats.size / 4,
+        billed,
     };
     invocation.out.result("context_stats", &json)?;
     let sent: u64 = stats.sent.iter().map(|s| s.bytes).sum();
     let mut text = format!(
-        "base {}: {} bytes, used by {} sessions whose deltas have {} bytes\nsent: {sent} bytes in all; one copy per session would be {} bytes\n",
+        "base {}: {} bytes (about {} tokens), used by {} sessions whose deltas have {} bytes\nsent: {sent} bytes in all; one copy per session would be {} bytes\n",
         view::short_id(digest.as_str()),
         stats.size,
+        stats.size / 4,
         stats.sessions,
         stats.delta_bytes,
         stats.size.saturating_mul(stats.sessions),
@@ -100,6 +137,7 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
     for row in &stats.sent {
         text += &format!("  {}: {} times, {} bytes\n", row.agent, row.times, row.bytes);
     }
+    text += &billed.words();
     invocation.out.text(&text)?;
     Ok(Exit::Done)
 }
@@ -128,4 +166,31 @@ pub(super) async fn download(access: &Access, project: &ProjectId, digest: &Dige
         "the coordinator sent bytes that do not match their digest"
     );
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_of_input_stand_apart() {
+        let session = |input, write, read| v1::Session {
+            usage: Some(v1::Usage {
+                input,
+                cache_write_5m: write,
+                cache_write_1h: write,
+                cache_read: read,
+                output: 7,
+                ..v1::Usage::default()
+            }),
+            ..v1::Session::default()
+        };
+        let billed = Billed::of(&[session(1, 2, 3), session(10, 20, 30), v1::Session::default()]);
+        let expected = Billed {
+            input: 11,
+            cache_write: 44,
+            cache_read: 33,
+        };
+        assert_eq!(billed, expected);
+    }
 }

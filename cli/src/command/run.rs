@@ -23,6 +23,7 @@ use crate::environment::LeftValues;
 use crate::exit::{Detail, Exit, Refusal};
 use crate::follow::{self, Followed};
 use crate::hold;
+use crate::instructions::Instructions;
 use crate::invocation::Invocation;
 use crate::landed_settings;
 use crate::landing;
@@ -153,10 +154,14 @@ async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) ->
         committed: plan.committed,
         include: plan.include,
     };
+    // With --committed the files here need not be those of the base.
+    let told = plan.context_settings.instructions.unwrap_or(true) && !plan.committed;
+    let instructions = told.then(|| Instructions::of(repository.root()));
     let shared = contexts::put(
         &access,
         &project,
         (&plan.contexts, &plan.context_settings),
+        &instructions.unwrap_or_default(),
         &plan.workers,
     )
     .await?;

@@ -13,6 +13,8 @@ pub struct ContextSettings {
     pub base: Vec<String>,
     /// Fields, as JSON pointers, that stand in no base: those that differ from task to task.
     pub tail: Vec<String>,
+    /// Whether sessions of APIs are told what AGENTS.md and CLAUDE.md say [default: true].
+    pub instructions: Option<bool>,
     /// The most KiB of one context [default: 65536].
     pub max_kib: Option<u32>,
 }
@@ -25,6 +27,7 @@ impl ContextSettings {
         Self {
             base: either(&self.base, &other.base),
             tail: either(&self.tail, &other.tail),
+            instructions: self.instructions.or(other.instructions),
             max_kib: self.max_kib.or(other.max_kib),
         }
     }

@@ -12,7 +12,7 @@ const WRONG: &str = "cat > /dev/null; echo 'add() { echo $(($1 * $2)); }' > add.
 const RIGHT: &str = "cat > heard.md; echo 'add() { echo $(($1 + $2)); }' > add.sh\n";
 
 fn course(kind: v1::course::Kind) -> impl FnOnce(&mut v1::Policy) {
-    |policy| {
+    move |policy| {
         policy.course = Some(v1::Course { kind: Some(kind) });
         policy.max_reworks = Some(0);
     }
