@@ -335,8 +335,8 @@ mod tests {
             sessions: 2/3 ended
             adapters: claude-api x2, codex
             money: $0.0250
-            now: waits for an agent with claude-
-            api; none has it
+            now: waits for an agent with
+            claude-api; none has it
             make the date parser accept ISO week
             dates
         "#);
