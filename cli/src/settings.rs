@@ -23,11 +23,14 @@ use serde::Deserialize;
 
 use crate::config_file::meant;
 
+pub(crate) mod money;
 pub(crate) mod time;
+mod budgets;
 mod callers;
 mod run;
 mod environment;
 
+pub use budgets::BudgetSettings;
 pub use callers::CallerSettings;
 pub use environment::{EnvironmentSettings, HomeSettings};
 pub use run::RunOptions;

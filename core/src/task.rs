@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::TaskBudget;
 use crate::contain::Tier;
 use crate::event::Verdict;
 use crate::fallback::{AdapterLacks, Fallback, NobodyCan, TaskLacks};
@@ -144,6 +145,9 @@ pub struct Policy {
     /// What of a session's files becomes a part of its result.
     #[serde(default, skip_serializing_if = "ResultRules::is_default")]
     pub results: ResultRules,
+    /// How much its calls of models may use.
+    #[serde(default, skip_serializing_if = "TaskBudget::is_none")]
+    pub budget: TaskBudget,
 }
 
 impl Default for Policy {
@@ -160,6 +164,7 @@ impl Default for Policy {
             session_setup: None,
             session_setup_folder: None,
             results: ResultRules::default(),
+            budget: TaskBudget::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Tasks as people ask for them: spec, assignments, policy.
 
+use kage_core::budget::{Limit, TaskBudget};
 use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
@@ -7,6 +8,7 @@ use kage_core::task::{
     Assignment, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec, TaskState,
     VerifyPolicy,
 };
+use kage_core::usage::PicoUsd;
 
 use super::contain::{above_lowest, demanded};
 use super::time::{limit, span, stamp};
@@ -192,7 +194,37 @@ impl From<Policy> for v1::Policy {
             session_setup: policy.session_setup.unwrap_or_default(),
             session_setup_folder: policy.session_setup_folder.map(Into::into).unwrap_or_default(),
             results: (!policy.results.is_default()).then(|| policy.results.into()),
+            budget: (!policy.budget.is_none()).then(|| budget(policy.budget)),
         }
+    }
+}
+
+fn budget(budget: TaskBudget) -> v1::TaskBudget {
+    v1::TaskBudget {
+        task_pico: budget.task.money.map(|money| money.0),
+        session_pico: budget.session.money.map(|money| money.0),
+        task_tokens: budget.task.tokens,
+    }
+}
+
+fn read_budget(budget: v1::TaskBudget, wrong: &mut Wrong) -> TaskBudget {
+    let mut money = |field: &str, pico: Option<i64>| {
+        let is_right = pico.is_none_or(|pico| pico >= 0);
+        let read = match is_right {
+            true => Ok(pico.map(PicoUsd)),
+            false => Err(InvalidField::new(field, "is less than nothing")),
+        };
+        wrong.or_default(read)
+    };
+    TaskBudget {
+        task: Limit {
+            money: money("task_pico", budget.task_pico),
+            tokens: budget.task_tokens,
+        },
+        session: Limit {
+            money: money("session_pico", budget.session_pico),
+            tokens: None,
+        },
     }
 }
 
@@ -241,6 +273,7 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
         session_setup: non_empty(policy.session_setup),
         session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),
         results: policy.results.unwrap_or_default().into(),
+        budget: wrong.within("budget", |wrong| read_budget(policy.budget.unwrap_or_default(), wrong)),
         priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
     }
 }

@@ -9,6 +9,7 @@ mod machines;
 mod access;
 mod again;
 mod backup;
+mod budgets;
 mod cancel;
 mod chaos;
 mod checkpoints;
