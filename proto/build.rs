@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "kage/v1/value.proto",
     "kage/v1/task.proto",
     "kage/v1/event.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 15] = [
     "kage/v1/agent_service.proto",
     "kage/v1/event_service.proto",
     "kage/v1/model_gate_service.proto",
+    "kage/v1/cost_service.proto",
     "kage/v1/enrollment_service.proto",
     "kage/v1/access_service.proto",
     "kage/v1/checkpoint_service.proto",

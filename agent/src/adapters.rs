@@ -116,6 +116,13 @@ impl AdapterConfig {
     }
 }
 
+/// Whether the agent itself makes the calls of an adapter, so that each is reserved before it is made. What
+/// others use is known when their programs tell it.
+#[must_use]
+pub fn is_metered(name: &AdapterName, settings: &AdapterSettings) -> bool {
+    api::instances(settings).iter().any(|instance| instance.name == *name)
+}
+
 /// Why the adapters could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

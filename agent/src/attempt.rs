@@ -276,6 +276,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         None => Box::pin(work).await,
     };
     drop(grant.places);
+    attempt.gate.settled().await;
     let outcome = match worked {
         Ok(outcome) => outcome,
         Err(AttemptEnded::Failed(failure)) => AttemptOutcome::Failed(failure),

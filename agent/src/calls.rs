@@ -54,6 +54,7 @@ pub struct Granted {
     id: CallId,
     ask: Ask,
     output: NonZeroU32,
+    warning: Option<String>,
     /// Who has to be told; `None`: nobody.
     gate: Option<Gate>,
 }
@@ -70,6 +71,7 @@ impl Calls {
                 id: CallId::from_random(rand::random()),
                 output: ask.output.most,
                 ask,
+                warning: None,
                 gate: None,
             }),
             Self::Gated(gate) => gate.reserve(ask, waits).await,
@@ -82,6 +84,12 @@ impl Granted {
     #[must_use]
     pub const fn output(&self) -> NonZeroU32 {
         self.output
+    }
+
+    /// What people are to be told, once: a budget is nearly used up.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// The answer begins. Does not wait.

@@ -331,7 +331,7 @@ impl Stored {
             Arc::new(move || keyring.connect_lazy(&url))
         };
         let random = Arc::clone(&ports.random);
-        let gate = GateClient::new(connect, random, tasks.clone(), end_delivery.clone());
+        let gate = GateClient::new(connect, random, end_delivery.clone());
         let resources = Arc::new(Resources {
             gate,
             name: config.name.clone(),

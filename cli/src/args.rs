@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kage_core::ledger::CostsBy;
 
 use crate::settings::time;
 
@@ -107,6 +108,8 @@ pub enum Command {
         after_help = "Examples:\n  kage compare\n  kage compare 1a2b3c4d --markdown | gh pr comment --body-file -"
     )]
     Compare(Compare),
+    /// Show what calls of models cost: of a task, or added up by adapter, model, person, project or day.
+    Cost(Cost),
     /// Explain what Kage does about an error, or what it did about the errors of a task.
     Explain(Explain),
     /// Put a session's change into the working tree, without committing.
@@ -264,6 +267,25 @@ pub struct Remove {
     /// Do not ask; without a terminal nobody is asked.
     #[arg(short, long)]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Cost {
+    /// Id of the task, or its first characters; the whole id of one that was removed [default: all tasks
+    /// of the project].
+    pub task: Option<String>,
+    /// Only calls since then: a day (2026-01-31), a time (2026-01-31T08:00:00Z), or so long ago (7d, 12h).
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// What costs are added up by: adapter, model, person, project, task or day.
+    #[arg(long, value_name = "WHAT", default_value = "model")]
+    pub by: CostsBy,
+    /// Of every project that you may see.
+    #[arg(long, conflicts_with = "task")]
+    pub all_projects: bool,
+    /// Print comma-separated values, with exact amounts in a column for each source.
+    #[arg(long)]
+    pub csv: bool,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,7 @@ mod compare_by;
 mod context;
 mod context_prefix;
 mod coordinator;
+mod cost;
 mod demo;
 mod diff;
 mod doctor;
@@ -86,6 +87,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Logs(args) => logs::run(&invocation, args).await,
         Command::Diff(args) => diff::run(&invocation, args).await,
         Command::Compare(args) => compare::run(&invocation, args).await,
+        Command::Cost(args) => cost::run(&invocation, args).await,
         Command::Explain(args) => explain::run(&invocation, args).await,
         Command::Apply(args) => apply::run(&invocation, args).await,
         Command::Merge(args) => Box::pin(merge::run(&invocation, args)).await,

@@ -38,6 +38,8 @@ pub enum Exit {
     NotFound = 4,
     /// Not allowed.
     Denied = 5,
+    /// A budget is used up, and without a result to land.
+    Budget = 6,
     /// Everything left of the task waits until a used-up limit is reset.
     Held = 7,
     /// The coordinator cannot be reached.

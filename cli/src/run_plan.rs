@@ -4,6 +4,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use kage_core::budget::{Limit, TaskBudget};
 use kage_core::priority::Priority;
 use kage_core::task::{Course, Policy, ResultRules, TaskEnvironment};
 
@@ -80,6 +81,7 @@ impl RunPlan {
                 priority: all.priority.unwrap_or(Priority::NORMAL),
                 results: results(&all),
                 course: course(&all),
+                budget: budget(&all),
             },
             environment,
             include: place.patterns(flags, user, |run| &run.include)?,
@@ -103,6 +105,20 @@ fn course(all: &RunOptions) -> Course {
         (false, _) => Course::Ladder,
         (true, Some(enough)) => Course::FirstVerified(enough),
         (true, None) => Course::Race,
+    }
+}
+
+/// How much the calls of models may use.
+fn budget(all: &RunOptions) -> TaskBudget {
+    TaskBudget {
+        task: Limit {
+            money: all.budget,
+            tokens: all.token_cap,
+        },
+        session: Limit {
+            money: all.session_budget,
+            tokens: None,
+        },
     }
 }
 
@@ -180,6 +196,9 @@ mod tests {
         ("max-file-mib", Kind::Bare, &["1", "4096"], &["0", "4097"]),
         ("max-new-mib", Kind::Bare, &["1", "65536"], &["0", "65537"]),
         ("max-new-files", Kind::Bare, &["1"], &["0"]),
+        ("budget", Kind::Text, &["2.50", "$3", "0"], &["-1", "1e3"]),
+        ("session-budget", Kind::Bare, &["2", "0.5"], &["-1"]),
+        ("token-cap", Kind::Bare, &["0", "500000"], &["-1"]),
         ("max-hold", Kind::Text, &["1s"], &["0"]),
         ("agents", Kind::List, &["os=linux", "a=b", "a="], &["=x", "none"]),
         ("contain", Kind::Text, &["T0", "T1", "T2", "T3"], &["t1", "T4"]),

@@ -23,7 +23,9 @@ use serde::Deserialize;
 
 use crate::config_file::meant;
 
+pub(crate) mod money;
 pub(crate) mod time;
+mod budgets;
 mod callers;
 pub(crate) mod coordinators;
 mod run;
@@ -32,6 +34,7 @@ mod context;
 
 use coordinators::Logins;
 
+pub use budgets::BudgetSettings;
 pub use callers::CallerSettings;
 pub use context::ContextSettings;
 pub use environment::{EnvironmentSettings, HomeSettings};

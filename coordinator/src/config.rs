@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use kage_core::access::Capabilities;
+use kage_core::budget::BudgetRule;
 use kage_core::deadline::Patience;
 use kage_core::price::{InvalidPrices, PriceTable};
 use kage_core::retention::Limits;
@@ -32,6 +33,8 @@ pub struct Config {
     /// How much data of ended tasks is kept.
     pub retention: Limits,
     pub prices: PriceTable,
+    /// What each person and each project may spend in a period.
+    pub budgets: Vec<BudgetRule>,
     pub timings: Timings,
     /// Numbers of connections, and how long one may be idle.
     pub connections: ConnectionLimits,
@@ -72,6 +75,7 @@ impl Config {
             web_origins: Vec::new(),
             retention: Limits::default(),
             prices: PriceTable::builtin().clone(),
+            budgets: Vec::new(),
             timings: Timings::default(),
             connections: ConnectionLimits::default(),
             callers: CallerLimits::default(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kage_core::access::Capabilities;
+use kage_core::budget::BudgetRule;
 use kage_core::deadline::Patience;
 use kage_core::id::AttemptId;
 use kage_core::price::PriceTable;
@@ -63,6 +64,8 @@ pub(crate) struct Coordinator {
     pub(crate) run: u128,
     pub(crate) fences: Arc<Fences>,
     pub(crate) prices: Arc<PriceTable>,
+    /// The budgets of persons and projects.
+    pub(crate) budgets: Vec<BudgetRule>,
     pub(crate) timings: Timings,
     pub(crate) patience: Patience,
     /// What agents may be given to do that show the owner's token.
@@ -82,6 +85,8 @@ pub(crate) struct Coordinator {
     pub(crate) placeable: Notify,
     /// Notified when a person dropped a task, so that its files may be removed.
     pub(crate) dropped: Notify,
+    /// Notified when something that was held back for a call is free.
+    pub(crate) calls_ended: Notify,
     /// Sessions whose work is to be saved.
     pub(crate) unsaved: Unsaved,
     /// Permits to compare commits for clients.

@@ -21,6 +21,7 @@ pub(crate) mod access;
 pub(crate) mod agent;
 pub(crate) mod checkpoint;
 pub(crate) mod context;
+pub(crate) mod cost;
 pub(crate) mod diff;
 pub(crate) mod enrollment;
 pub(crate) mod event;

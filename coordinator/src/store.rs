@@ -22,6 +22,7 @@ use std::thread::JoinHandle;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::price::PriceTable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -57,10 +58,11 @@ pub use admission::{
 pub use apply::Command;
 pub(crate) use change::Change;
 pub use command::{
-    AppendEvents, Appended, CancelTask, Claim, ContextPut, CreateTask, Created, DeleteRepository, DropTask,
-    EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext, QueuedJob, REQUEST_LIFETIME,
-    RecordAgent, RecordContextSent, RenewLeases, Renewed, RepositoryFate, Request, RequestCheckpoint, RestorePrepared,
-    RestoreSession, SaveWork, SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,
+    AppendEvents, Appended, CallSettled, CancelTask, Claim, CommitCall, ContextPut, CreateTask, Created,
+    DeleteRepository, DropTask, EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext,
+    QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, ReleaseCall, RenewLeases, Renewed, RepositoryFate,
+    Request, RequestCheckpoint, ReserveCall, Reserved, RestorePrepared, RestoreSession, SaveWork, SelectResult,
+    SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,
 };
 pub(crate) use copies::{Contents, CopyError, NamedCommits};
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};
@@ -68,9 +70,9 @@ pub(crate) use feed::{Arrivals, Follower, News as FeedNews};
 pub(crate) use identity::{Absent, Found, Known, Opened, Opening};
 pub use played::{Disk, Fault, Visit};
 pub use query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts, LiveAttempt,
-    MIN_PREFIX, Named, News, PageToken, ProjectCounts, TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Watched,
-    Work,
+    AttemptView, CallFilter, ContextSent, ContextStats, Counts, EndedTask, InFiles, InvalidPageToken, JobCounts,
+    LiveAttempt, MIN_PREFIX, Named, News, PageToken, ProjectCounts, TaskEvent, TaskFilter, TaskOrder, TaskPage,
+    TaskView, Watched, Work,
 };
 
 use acknowledged::Acknowledged;
@@ -392,6 +394,24 @@ impl Store {
             return Ok(events);
         }
         self.read(move |reads| reads.events(task, after, limit)).await
+    }
+
+    /// Rows of the ledger with larger numbers than `after`, in the order in which they were written.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn calls(&self, filter: &CallFilter, after: u64, limit: u32) -> Result<Vec<(u64, CallRow)>, ReadError> {
+        let filter = filter.clone();
+        let limit = limit.clamp(1, MAX_PAGE);
+        self.read(move |reads| reads.calls(&filter, after, limit)).await
+    }
+
+    /// What is held back for calls that did not end.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn reservations(&self) -> Result<Vec<Reservation>, ReadError> {
+        self.read(|reads| reads.reservations()).await
     }
 
     /// The projects with tasks, by name.

@@ -81,6 +81,9 @@ pub struct Attempt {
     pub ends_by: Timestamp,
     /// When its agent was first told to stop it.
     pub stop_asked: Option<Timestamp>,
+    /// Why it is stopped, when its program has used more than a budget allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_budget: Option<String>,
     /// When its agent last reported that it runs, by the coordinator's clock.
     pub heard_at: Timestamp,
     /// Number of the last event that was stored.
@@ -230,6 +233,7 @@ mod tests {
             lease_until: Timestamp::from_millis(1000),
             ends_by: Timestamp::from_millis(9000),
             stop_asked: None,
+            over_budget: None,
             heard_at: Timestamp::from_millis(100),
             acked_seq,
             state,

@@ -21,6 +21,8 @@ pub mod usage;
 pub mod call;
 pub mod tool_uses;
 pub mod price;
+pub mod budget;
+pub mod ledger;
 pub mod fallback;
 pub mod failure;
 pub mod failure_table;

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::call::{CallEnd, CallRef};
 use crate::checkpoint::{Checkpoint, Head, Resumes, Safety, TakenCheckpoint};
 use crate::contain::Tier;
 use crate::event::{Event, EventBody, ResultCommit, Verdict};
@@ -26,7 +25,8 @@ use crate::failure::FailureKind;
 use crate::fallback::Fallback;
 use crate::id::{AdapterName, SessionId, SessionName, TaskId};
 use crate::labels::Labels;
-use crate::price::{PriceTable, Used};
+use crate::ledger::Reservation;
+use crate::price::{Charge, PriceTable, Used};
 use crate::recovery::Incident;
 use crate::rework::Rework;
 use crate::time::Timestamp;
@@ -233,34 +233,40 @@ impl Session {
         Costs::of(&self.usage)
     }
 
-    /// Records an event of the session, except its end. Its usage is priced as of now.
-    pub fn record(&mut self, event: &Event, prices: &PriceTable, now: Timestamp) {
+    /// Adds usage that is accepted now, and returns what it cost.
+    pub fn charge(&mut self, used: Used<'_>, prices: &PriceTable, now: Timestamp) -> Charge {
+        spent::add(&mut self.usage, used, prices, now)
+    }
+
+    /// Adds usage of a call that nobody heard the end of, at what was held back for it.
+    pub fn charge_held(&mut self, held: &Reservation) -> Charge {
+        let usage = held.usage();
+        let used = Used {
+            model: &held.model,
+            usage: &usage,
+            reported: None,
+            metered: true,
+            call: None,
+        };
+        let charge = Charge {
+            money: held.money(),
+            price: None,
+        };
+        spent::add_at(&mut self.usage, used, &charge);
+        charge
+    }
+
+    /// Records an event of the session, except its end. Usage is counted in [`Self::charge`], where it is
+    /// not counted already.
+    pub fn record(&mut self, event: &Event, now: Timestamp) {
         match &event.body {
             EventBody::Activity(summary) => self.activity = Some((summary.clone(), now)),
-            EventBody::UsageRecorded {
-                model,
-                usage,
-                reported,
-                metered,
-                tools,
-                call,
-            } => {
+            EventBody::UsageRecorded { metered, tools, .. } => {
                 if let Some(tools) = tools {
                     self.tools.get_or_insert_default().extend(tools);
                 }
                 // A program's own report may cover many calls.
                 self.calls.answered = self.calls.answered.saturating_add(u32::from(*metered));
-                let used = Used {
-                    model,
-                    usage,
-                    reported: *reported,
-                    metered: *metered,
-                    call: one_call(*metered, call.as_ref()),
-                };
-                // A report of tools alone.
-                if !usage.is_zero() || *metered || reported.is_some() {
-                    spent::add(&mut self.usage, used, prices, now);
-                }
             }
             EventBody::CallRetried { failure, delay, .. } => {
                 self.calls.repeated = self.calls.repeated.saturating_add(1);
@@ -408,11 +414,6 @@ impl Session {
     }
 }
 
-/// The end of the one call that an event tells of. Agents that name no calls tell of each metered one.
-fn one_call(metered: bool, call: Option<&CallRef>) -> Option<CallEnd> {
-    metered.then(|| call.map_or(CallEnd::Whole, |call| call.end))
-}
-
 /// The start of a failure's message.
 fn remembered(message: &str) -> &str {
     let end = message.floor_char_boundary(MAX_INCIDENT);
@@ -450,7 +451,7 @@ mod tests {
                 at: Timestamp::from_millis(1),
                 body,
             };
-            session.record(&event, PriceTable::builtin(), Timestamp::from_millis(1));
+            session.record(&event, Timestamp::from_millis(1));
             let told = session.tools.as_ref();
             told.map(|tools| {
                 tools

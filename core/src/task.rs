@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::TaskBudget;
 use crate::contain::Tier;
 use crate::event::Verdict;
 use crate::fallback::{AdapterLacks, Fallback, NobodyCan, TaskLacks};
@@ -149,6 +150,9 @@ pub struct Policy {
     /// Which sessions work when.
     #[serde(default, skip_serializing_if = "Course::is_race")]
     pub course: Course,
+    /// How much its calls of models may use.
+    #[serde(default, skip_serializing_if = "TaskBudget::is_none")]
+    pub budget: TaskBudget,
 }
 
 impl Default for Policy {
@@ -166,6 +170,7 @@ impl Default for Policy {
             session_setup_folder: None,
             results: ResultRules::default(),
             course: Course::Race,
+            budget: TaskBudget::default(),
         }
     }
 }

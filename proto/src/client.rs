@@ -24,6 +24,7 @@ use crate::v1::access_service_client::AccessServiceClient;
 use crate::v1::agent_service_client::AgentServiceClient;
 use crate::v1::checkpoint_service_client::CheckpointServiceClient;
 use crate::v1::context_service_client::ContextServiceClient;
+use crate::v1::cost_service_client::CostServiceClient;
 use crate::v1::enrollment_service_client::EnrollmentServiceClient;
 use crate::v1::event_service_client::EventServiceClient;
 use crate::v1::fleet_service_client::FleetServiceClient;
@@ -389,6 +390,14 @@ impl Client {
     #[must_use]
     pub fn events(&self) -> EventServiceClient<Authorised> {
         EventServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The ledger of calls of models.
+    #[must_use]
+    pub fn costs(&self) -> CostServiceClient<Authorised> {
+        CostServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod call;
 pub mod checkpoint;
 pub mod contain;
+pub mod cost;
 pub mod event;
 pub mod report;
 pub mod result;

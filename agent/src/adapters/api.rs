@@ -259,6 +259,7 @@ impl ApiAdapter {
             account: AccountName::of_key(provider.name, &self.base_url, self.key.as_deref()),
             prefix: None,
             was_cut: false,
+            warned: None,
         }
     }
 

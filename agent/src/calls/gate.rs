@@ -32,6 +32,9 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// How long it is tried to tell of a call. The event of it comes in any case.
 const TELLING: Duration = Duration::from_secs(60);
 
+/// How long the end of an attempt waits for that.
+const LAST_TELLING: Duration = Duration::from_secs(10);
+
 /// Makes a connection with the newest credentials, which connects when it is used.
 pub type Connect = Arc<dyn Fn() -> Result<Client, ConnectError> + Send + Sync>;
 
@@ -49,7 +52,6 @@ struct Shared {
     /// The connection that worked last.
     client: Mutex<Option<Client>>,
     random: Random,
-    telling: TaskTracker,
     /// Cancelled when the agent ends.
     end: CancellationToken,
 }
@@ -61,15 +63,14 @@ impl fmt::Debug for GateClient {
 }
 
 impl GateClient {
-    /// `telling` gets the tasks that tell of calls; they end with `end`.
+    /// What is told of calls is given up with `end`.
     #[must_use]
-    pub fn new(connect: Connect, random: Random, telling: TaskTracker, end: CancellationToken) -> Self {
+    pub fn new(connect: Connect, random: Random, end: CancellationToken) -> Self {
         Self {
             shared: Arc::new(Shared {
                 connect,
                 client: Mutex::new(None),
                 random,
-                telling,
                 end,
             }),
         }
@@ -81,6 +82,7 @@ impl GateClient {
         Gate {
             client: self.clone(),
             key,
+            telling: TaskTracker::new(),
         }
     }
 
@@ -120,7 +122,7 @@ impl GateClient {
     }
 
     /// Repeats a call in a task of its own until it is answered.
-    fn tell(&self, call: impl Fn(Client) -> Answering<()> + Send + Sync + 'static) {
+    fn tell(&self, tasks: &TaskTracker, call: impl Fn(Client) -> Answering<()> + Send + Sync + 'static) {
         let this = self.clone();
         let telling = async move {
             let mut backoff = Backoff::default();
@@ -136,7 +138,7 @@ impl GateClient {
             }
         };
         let end = self.shared.end.clone();
-        self.shared.telling.spawn(async move {
+        tasks.spawn(async move {
             // What was not told by then counts by its event, or whole.
             let _told = end.run_until_cancelled(tokio::time::timeout(TELLING, telling)).await;
         });
@@ -153,24 +155,44 @@ fn may_pass(error: &ApiError) -> bool {
 pub struct Gate {
     client: GateClient,
     key: AttemptKey,
+    /// What is being told of calls of the attempt.
+    telling: TaskTracker,
 }
 
 impl Gate {
+    /// Waits until everything is told of the attempt's calls, for a while: what is not known at the end of
+    /// the attempt counts whole.
+    pub async fn settled(&self) {
+        self.telling.close();
+        if tokio::time::timeout(LAST_TELLING, self.telling.wait()).await.is_err() {
+            tracing::warn!("the coordinator does not know of the end of every call");
+        }
+    }
+
     pub(super) async fn reserve(&self, ask: Ask, mut waits: impl FnMut(&str) + Send) -> Result<Granted, CallRefused> {
         let id = CallId::from_random((self.client.shared.random)());
         let request = wire::reserve(self.key.clone(), id, ask.clone());
         let mut backoff = Backoff::default();
         let most = ask.output.most;
-        let granted = move |output, gate| Granted { id, ask, output, gate };
+        let granted = move |output, warning, gate| Granted {
+            id,
+            ask,
+            output,
+            warning,
+            gate,
+        };
         loop {
             let request = request.clone();
             let asking = |client: Client| -> Answering<_> {
                 Box::pin(async move { client.model_gate().reserve(request).await })
             };
             match self.client.once(asking).await.map(|answer| answer.into_inner().answer) {
-                Ok(Some(Answer::Granted(v1::ReserveGranted { output_limit, .. }))) => {
+                Ok(Some(Answer::Granted(v1::ReserveGranted {
+                    output_limit, warning, ..
+                }))) => {
                     let output = NonZeroU32::new(output_limit).map_or(most, |limit| limit.min(most));
-                    return Ok(granted(output, Some(self.clone())));
+                    let warning = Some(warning).filter(|warning| !warning.is_empty());
+                    return Ok(granted(output, warning, Some(self.clone())));
                 }
                 Ok(Some(Answer::Wait(wait))) => {
                     backoff.reset();
@@ -192,7 +214,7 @@ impl Gate {
                     tokio::time::sleep(LONGEST).await;
                 }
                 // An older one has no gate, and limits nothing.
-                Err(ApiError::Unimplemented { .. }) => return Ok(granted(most, None)),
+                Err(ApiError::Unimplemented { .. }) => return Ok(granted(most, None, None)),
                 Err(error) if may_pass(&error) => {
                     tracing::debug!(%error, "a call waits for the coordinator");
                     waits("the coordinator cannot be reached, and without it no call is made");
@@ -214,7 +236,7 @@ impl Gate {
             call_id: call.to_string(),
             limits: wire::limits(told),
         };
-        self.client.tell(move |client| {
+        self.client.tell(&self.telling, move |client| {
             let request = request.clone();
             Box::pin(async move { client.model_gate().started(request).await.map(drop) })
         });
@@ -222,7 +244,7 @@ impl Gate {
 
     pub(super) fn commit(&self, call: CallId, spent: Spent, told: &RateTold) {
         let request = wire::commit(self.key.clone(), call, spent, told);
-        self.client.tell(move |client| {
+        self.client.tell(&self.telling, move |client| {
             let request = request.clone();
             Box::pin(async move { client.model_gate().commit(request).await.map(drop) })
         });
@@ -234,7 +256,7 @@ impl Gate {
             call_id: call.to_string(),
             limits: wire::limits(told),
         };
-        self.client.tell(move |client| {
+        self.client.tell(&self.telling, move |client| {
             let request = request.clone();
             Box::pin(async move { client.model_gate().release(request).await.map(drop) })
         });

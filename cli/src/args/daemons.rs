@@ -12,7 +12,7 @@ use kage_core::access::Capabilities;
 use kage_core::network::NetworkSettings;
 use serde::{Deserialize, Deserializer};
 
-use crate::settings::{BoxSettings, CallerSettings, DiskSettings, either, time};
+use crate::settings::{BoxSettings, BudgetSettings, CallerSettings, DiskSettings, either, time};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -145,6 +145,9 @@ pub struct CoordinatorOptions {
     /// What one caller may take. In files only.
     #[arg(skip)]
     pub limits: CallerSettings,
+    /// What each person and each project may spend. In files only.
+    #[arg(skip)]
+    pub budgets: BudgetSettings,
 }
 
 const WAITS: &str = "How long to wait (longer for bad networks, shorter for quicker takeovers)";
@@ -178,6 +181,7 @@ impl CoordinatorOptions {
             stop_answer: self.stop_answer.or(other.stop_answer),
             // No flag is for these.
             limits: other.limits,
+            budgets: other.budgets,
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::settings::RunOptions;
 
 /// What a task that is run again takes from the earlier one.
-const SAME_AGAIN: [&str; 21] = [
+const SAME_AGAIN: [&str; 24] = [
     "first_verified",
     "ladder",
     "prompt",
@@ -30,6 +30,9 @@ const SAME_AGAIN: [&str; 21] = [
     "max_file_mib",
     "max_new_mib",
     "max_new_files",
+    "budget",
+    "session_budget",
+    "token_cap",
 ];
 
 #[derive(Debug, Args)]

@@ -46,6 +46,7 @@ fn config(invocation: &Invocation, options: CoordinatorOptions) -> anyhow::Resul
         timings,
         patience,
         callers: options.limits.limits(),
+        budgets: options.budgets.rules(),
         token_agents: options.token_agents.unwrap_or(Capabilities::RUN),
         ..Config::new(data_dir)
     })

@@ -5,7 +5,9 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use kage_agent::adapters::is_metered;
 use kage_agent::identity::state::not_ones_own;
+use kage_core::id::AdapterName;
 use kage_core::task::{InvalidPart, TaskEnvironment, TaskSpec};
 use kage_git::UserRepo;
 use kage_git::snapshot::SnapshotOptions;
@@ -30,6 +32,7 @@ use crate::landing;
 use crate::output::note;
 use crate::result;
 use crate::run_plan::{MAX_HOLD, RunPlan};
+use crate::settings::Settings;
 use crate::table::Shape;
 use crate::tasks;
 use crate::view::{self, ComparedJson};
@@ -54,6 +57,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         Some(task) => again(&invocation, &args, &repository, task).await?,
     };
     refuse_invalid(&spec)?;
+    tell_overshoot(&spec, &invocation.settings);
     // Only the daemon of this machine, which no URL names, has its agent's state here.
     let own_daemon = invocation.settings.coordinator.url.is_none();
     let request_id = args.request_id.clone().unwrap_or_else(tasks::request_id);
@@ -233,6 +237,23 @@ fn refuse_invalid(spec: &TaskSpec) -> Result<(), Refusal> {
         details: problems.iter().map(field).collect(),
         ..Refusal::usage(words.join("; "))
     })
+}
+
+/// Tells before a run under a budget which of its sessions may pass it, and by how much.
+fn tell_overshoot(spec: &TaskSpec, settings: &Settings) {
+    if spec.policy.budget.is_none() {
+        return;
+    }
+    let names = spec.assignments.iter().map(|assignment| &assignment.adapter);
+    let late: BTreeSet<&AdapterName> = names.filter(|name| !is_metered(name, &settings.adapter)).collect();
+    if !late.is_empty() {
+        let late: Vec<_> = late.into_iter().map(AdapterName::as_str).collect();
+        note(&format!(
+            "{} may pass the budget: what its program uses is known when the program tells it, after a turn or at its \
+             end, and it is stopped then; adapters for APIs are asked before each call",
+            late.join(", ")
+        ));
+    }
 }
 
 /// Why the best result is not applied automatically: verify did not see a part of it.

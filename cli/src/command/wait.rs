@@ -52,7 +52,7 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
 }
 
 /// The exit code of an ended task: whether it has a result to land. A result that needs an accepted
-/// risk does not count.
+/// risk does not count. Of a task without one, a used-up budget is told apart: raising it may be enough.
 pub(super) fn outcome(state: v1::TaskState, report: &v1::Report) -> Exit {
     let risky = report
         .best
@@ -61,8 +61,15 @@ pub(super) fn outcome(state: v1::TaskState, report: &v1::Report) -> Exit {
     match state {
         v1::TaskState::Succeeded if risky => Exit::TaskFailed,
         v1::TaskState::Succeeded => Exit::Done,
+        v1::TaskState::Failed if over_budget(report) => Exit::Budget,
         v1::TaskState::Failed => Exit::TaskFailed,
         v1::TaskState::Cancelled => Exit::Interrupted,
         v1::TaskState::Running | v1::TaskState::Unspecified => Exit::Internal,
     }
+}
+
+fn over_budget(report: &v1::Report) -> bool {
+    let sessions = report.rows.iter().filter_map(|row| row.session.as_ref());
+    let mut failures = sessions.filter_map(|session| session.failure.as_ref());
+    failures.any(|failure| failure.kind() == v1::FailureKind::BudgetExceeded)
 }

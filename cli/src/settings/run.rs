@@ -8,9 +8,10 @@ use std::time::Duration;
 use clap::Args;
 use kage_core::contain::Tier;
 use kage_core::priority::Priority;
+use kage_core::usage::PicoUsd;
 use serde::{Deserialize, Deserializer};
 
-use super::time;
+use super::{money, time};
 
 /// `[run]`, and the flags of `kage run` that it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Deserialize)]
@@ -192,6 +193,21 @@ pub struct RunOptions {
     )]
     #[serde(deserialize_with = "within::<1, 10_000_000, _>")]
     pub max_new_files: Option<u32>,
+    /// Most dollars that the calls of models of all its sessions may cost together. A call that may not
+    /// fit waits for others; at the limit sessions end with exit code 6. Programs that tell what they use
+    /// only afterwards are stopped then, and may pass it [default: no limit].
+    #[arg(long, value_name = "USD", value_parser = money::dollars, help_heading = LIMITS)]
+    #[serde(deserialize_with = "money::written_dollars")]
+    pub budget: Option<PicoUsd>,
+    /// Most dollars of each session [default: no limit].
+    #[arg(long, value_name = "USD", value_parser = money::dollars, hide_short_help = true, help_heading = LIMITS)]
+    #[serde(deserialize_with = "money::written_dollars")]
+    pub session_budget: Option<PicoUsd>,
+    /// Most tokens of all classes in all its sessions together: also for models whose price is not known
+    /// [default: no limit].
+    #[arg(long, value_name = "TOKENS", hide_short_help = true, help_heading = LIMITS)]
+    #[serde(deserialize_with = "money::written_tokens")]
+    pub token_cap: Option<u64>,
     /// How long this command waits while all remaining sessions are held on a used-up quota. The task
     /// continues without it [default: 5m].
     #[arg(long, value_name = "TIME", value_parser = time::limit, hide_short_help = true, help_heading = LIMITS)]
@@ -287,6 +303,9 @@ impl RunOptions {
             max_file_mib: self.max_file_mib.or(other.max_file_mib),
             max_new_mib: self.max_new_mib.or(other.max_new_mib),
             max_new_files: self.max_new_files.or(other.max_new_files),
+            budget: self.budget.or(other.budget),
+            session_budget: self.session_budget.or(other.session_budget),
+            token_cap: self.token_cap.or(other.token_cap),
             max_hold: self.max_hold.or(other.max_hold),
             agents: either(self.agents, other.agents),
             contain: self.contain.max(other.contain),

@@ -194,6 +194,7 @@ impl AttemptIntake {
             next_job: JobId::from_random(self.coordinator.random()),
             jitter: Jitter::from_random(self.coordinator.random()),
             prices: Arc::clone(&self.coordinator.prices),
+            rules: self.coordinator.budgets.clone(),
             now: self.coordinator.now(),
         };
         match self.coordinator.apply(command).await.map_err(store_error)? {

@@ -47,6 +47,8 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.ContextService/PutContext", SUBMITTERS),
     ("/kage.v1.ContextService/GetContext", READERS),
     ("/kage.v1.ContextService/GetContextStats", READERS),
+    ("/kage.v1.CostService/GetCosts", READERS),
+    ("/kage.v1.CostService/ListCalls", READERS),
     ("/kage.v1.FleetService/ListAgents", READERS),
     ("/kage.v1.FleetService/DrainAgent", ADMINS),
     ("/kage.v1.FleetService/CordonAgent", ADMINS),

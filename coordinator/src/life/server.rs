@@ -10,6 +10,7 @@ use kage_proto::v1::access_service_server::AccessServiceServer;
 use kage_proto::v1::agent_service_server::AgentServiceServer;
 use kage_proto::v1::checkpoint_service_server::CheckpointServiceServer;
 use kage_proto::v1::context_service_server::ContextServiceServer;
+use kage_proto::v1::cost_service_server::CostServiceServer;
 use kage_proto::v1::enrollment_service_server::EnrollmentServiceServer;
 use kage_proto::v1::event_service_server::EventServiceServer;
 use kage_proto::v1::fleet_service_server::FleetServiceServer;
@@ -31,6 +32,7 @@ use crate::services::access::Access;
 use crate::services::agent::Agents;
 use crate::services::checkpoint::Checkpoints;
 use crate::services::context::Contexts;
+use crate::services::cost::Costs;
 use crate::services::enrollment::Enrollment;
 use crate::services::event::Events;
 use crate::services::fleet::Fleet;
@@ -62,6 +64,9 @@ pub(crate) async fn router(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let events = EventServiceServer::new(Events(Arc::clone(coordinator)))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let costs = CostServiceServer::new(Costs(Arc::clone(coordinator)))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let gate = ModelGateServiceServer::new(ModelGate(Arc::clone(coordinator)))
@@ -99,6 +104,7 @@ pub(crate) async fn router(
         .add_service(agents)
         .add_service(events)
         .add_service(gate)
+        .add_service(costs)
         .add_service(enrollment)
         .add_service(tokens)
         .add_service(checkpoints)

@@ -17,6 +17,7 @@ use super::unit::Key;
 
 mod admission;
 mod attempts;
+mod calls;
 mod checkpoints;
 mod contexts;
 mod turns;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kage_core::attempt::{EndReason, StaleWriter};
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
+use kage_core::budget::BudgetRule;
+use kage_core::call::{Ask, Spent};
 use kage_core::checkpoint::Resumes;
 use kage_core::contain::Tier;
 use kage_core::deadline::Slack;
@@ -13,7 +15,7 @@ use kage_core::event::{Event, InvalidBatch, ResultCommit};
 use kage_core::fallback::{AdapterLacks, TaskLacks};
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
+    AdapterName, AgentId, AttemptId, BootId, CallId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
 };
 use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::price::PriceTable;
@@ -233,7 +235,79 @@ pub struct AppendEvents {
     pub jitter: Jitter,
     /// By which usage is priced.
     pub prices: Arc<PriceTable>,
+    /// The budgets of persons and projects, which programs that report their usage are held to.
+    pub rules: Vec<BudgetRule>,
     pub now: Timestamp,
+}
+
+/// Asks for a call of a model.
+#[derive(Debug, Clone)]
+pub struct ReserveCall {
+    /// The attempt, and the proof of authority.
+    pub claim: Claim,
+    /// Who speaks; `None`: whoever has the attempt's token.
+    pub agent: Option<AgentId>,
+    pub call: CallId,
+    pub ask: Ask,
+    /// The budgets of persons and projects; those of the task come with it.
+    pub rules: Vec<BudgetRule>,
+    /// By which the most that it can cost is computed.
+    pub prices: Arc<PriceTable>,
+    /// Until when others wait for its end.
+    pub held_until: Timestamp,
+    pub now: Timestamp,
+}
+
+/// Whether a call may be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Reserved {
+    /// Nothing limits it, and nothing is held back for it.
+    Unlimited,
+    /// It may be made, with so many tokens of output.
+    Granted { output: u32, warning: Option<String> },
+    /// Others hold back what it needs.
+    Wait(String),
+    /// It does not fit any more.
+    Refused(String),
+    /// The sender has no authority (any more).
+    Stale(String),
+}
+
+/// Tells what a call used.
+#[derive(Debug, Clone)]
+pub struct CommitCall {
+    /// The attempt, and the proof of authority.
+    pub claim: Claim,
+    /// Who speaks; `None`: whoever has the attempt's token.
+    pub agent: Option<AgentId>,
+    pub call: CallId,
+    pub spent: Spent,
+    /// By which it is priced.
+    pub prices: Arc<PriceTable>,
+    pub now: Timestamp,
+}
+
+/// Gives back what is held for a call of which nothing is on a bill.
+#[derive(Debug, Clone)]
+pub struct ReleaseCall {
+    /// The attempt, and the proof of authority.
+    pub claim: Claim,
+    /// Who speaks; `None`: whoever has the attempt's token.
+    pub agent: Option<AgentId>,
+    pub call: CallId,
+    pub now: Timestamp,
+}
+
+/// What became of what was held for a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallSettled {
+    /// It is settled now.
+    Settled,
+    /// Nothing was held for it, or is any more.
+    Nothing,
+    /// The sender has no authority (any more).
+    Stale(String),
 }
 
 /// The outcome of a batch of events.

@@ -6,7 +6,8 @@ use kage_core::base_verdict::{BaseKey, KeptVerdict};
 use kage_core::checkpoint::Checkpoint;
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
-use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::id::{AgentId, AttemptId, CallId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 
@@ -45,6 +46,9 @@ pub(super) struct Model {
     events: Table<(TaskId, u64), (AttemptId, Event)>,
     checkpoints: Table<(TaskId, SessionId, u32), Checkpoint>,
     base_verdicts: Table<(BaseKey, Digest), KeptVerdict>,
+    calls: Table<u64, CallRow>,
+    call_names: Table<(AttemptId, String), u64>,
+    reservations: Table<(AttemptId, CallId), Reservation>,
     agents: Table<AgentId, Agent>,
     join_tokens: Table<TokenId, JoinTokenRow>,
     enrolments: Table<AgentId, Enrolment>,
@@ -65,6 +69,9 @@ macro_rules! each_table {
         $model.events.$action();
         $model.checkpoints.$action();
         $model.base_verdicts.$action();
+        $model.calls.$action();
+        $model.call_names.$action();
+        $model.reservations.$action();
         $model.agents.$action();
         $model.join_tokens.$action();
         $model.enrolments.$action();

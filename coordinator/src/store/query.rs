@@ -12,6 +12,7 @@ use kage_core::id::{
     SessionName, TaskId, TokenId, WorktreeId,
 };
 use kage_core::job::{Job, JobType, Subject};
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::session::Session;
 use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
@@ -408,4 +409,32 @@ pub(super) trait Reads {
     /// The one that ended first, first.
     fn ended(&self) -> Result<Vec<EndedTask>, EngineError>;
     fn in_files(&self) -> Result<InFiles, EngineError>;
+    /// Rows of the ledger with larger numbers than `after`, in the order in which they were written.
+    fn calls(&self, filter: &CallFilter, after: u64, limit: u32) -> Result<Vec<(u64, CallRow)>, EngineError>;
+    /// By attempt and call.
+    fn reservations(&self) -> Result<Vec<Reservation>, EngineError>;
+}
+
+/// Which rows of the ledger are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallFilter {
+    /// Of this project.
+    pub project: Option<ProjectId>,
+    /// Of this task.
+    pub task: Option<TaskId>,
+    /// Accepted at this time or later.
+    pub since: Option<Timestamp>,
+    /// Accepted before this time.
+    pub until: Option<Timestamp>,
+}
+
+impl CallFilter {
+    /// Whether a row is asked for.
+    #[must_use]
+    pub fn takes(&self, row: &CallRow) -> bool {
+        self.project.as_ref().is_none_or(|project| row.project == *project)
+            && self.task.is_none_or(|task| row.task == task)
+            && self.since.is_none_or(|since| row.at >= since)
+            && self.until.is_none_or(|until| row.at < until)
+    }
 }

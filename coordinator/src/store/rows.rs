@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 
 use kage_core::attempt::Attempt;
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
+use kage_core::budget::{Held, ScopeKey, Tally};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::contain::Tier;
 use kage_core::event::{Event, Verdict};
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, SessionName,
-    TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, CallId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId,
+    SessionName, TaskId, TokenId,
 };
 use kage_core::job::{Job, JobType, Subject};
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::priority::Priority;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::{Labels, Policy, Selection, Task, TaskOrigin, TaskSpec, TaskState};
@@ -252,6 +254,7 @@ pub trait Rows:
     + BaseVerdictRows
     + AgentRows
     + AdmissionRows
+    + CallRows
     + ContextRows
 {
 }
@@ -332,6 +335,21 @@ pub trait BaseVerdictRows {
     fn put_base_verdict(&mut self, kept: &KeptVerdict) -> Result<(), Failed>;
     /// Forgets those that were decided before.
     fn forget_base_verdicts(&mut self, before: Timestamp) -> Result<(), Failed>;
+}
+
+/// The ledger of calls, and what is held back for those that did not end.
+pub trait CallRows {
+    /// Whether the ledger has a row of this name of an attempt.
+    fn has_call(&mut self, attempt: AttemptId, name: &str) -> Result<bool, Failed>;
+    fn insert_call(&mut self, row: &CallRow) -> Result<(), Failed>;
+    fn reservation(&mut self, attempt: AttemptId, call: CallId) -> Result<Option<Reservation>, Failed>;
+    /// By call.
+    fn reservations_of(&mut self, attempt: AttemptId) -> Result<Vec<Reservation>, Failed>;
+    fn put_reservation(&mut self, reservation: &Reservation) -> Result<(), Failed>;
+    fn remove_reservation(&mut self, attempt: AttemptId, call: CallId) -> Result<(), Failed>;
+    /// What the rows of a scope add up to, and what is held back in it now. What is held back counts
+    /// whenever it was granted: its row will be of the time when it is settled.
+    fn used_of(&mut self, scope: &ScopeKey) -> Result<(Tally, Vec<Held>), Failed>;
 }
 
 pub trait AgentRows {

@@ -11,13 +11,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use kage_core::attempt::Attempt;
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
+use kage_core::budget::{BudgetRule, Held, ScopeKey, Tally};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, CallId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
+    TokenId,
 };
 use kage_core::job::{JobState, Subject};
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
@@ -25,8 +28,8 @@ use kage_core::time::Timestamp;
 use super::admission::{Enrolment, JoinTokenRow, PersonToken};
 use super::command::Request;
 use super::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CheckpointRows, ContextRow, ContextRows,
-    Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CallRows, CheckpointRows, ContextRow,
+    ContextRows, Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 mod flush;
@@ -52,11 +55,26 @@ pub enum Key {
     OpenJobs(TaskId),
     Attempt(AttemptId),
     /// An attempt with its job, session and task, and the parents and trees of these checkpoints.
-    /// Also the rows that its end concerns, when it `ends`.
+    /// Also these calls of it, and the rows that its end concerns, when it `ends`.
     Reporting {
         attempt: AttemptId,
         checkpoints: Vec<(Oid, Oid)>,
+        calls: Vec<CallId>,
         ends: bool,
+    },
+    /// An attempt with its job, session and task, one of its calls, and what was used of the task's budgets
+    /// and of these.
+    Calling {
+        attempt: AttemptId,
+        call: CallId,
+        rules: Vec<BudgetRule>,
+        now: Timestamp,
+    },
+    /// What was used of the budgets of an attempt's task, and of these.
+    Budgets {
+        attempt: AttemptId,
+        rules: Vec<BudgetRule>,
+        now: Timestamp,
     },
     /// These attempts with everything that their end concerns.
     Ending(Vec<AttemptId>),
@@ -108,6 +126,9 @@ enum Write {
     Safety(TaskId, Oid, Safety),
     BaseVerdict(Box<KeptVerdict>),
     ForgetBaseVerdicts(Timestamp),
+    Call(Box<CallRow>),
+    Reservation(Box<Reservation>),
+    RemoveReservation(AttemptId, CallId),
     Agent(Box<Agent>),
     AgentSeen(AgentId, Timestamp),
     JoinToken(TokenId, JoinTokenRow),
@@ -134,6 +155,10 @@ pub(super) struct Unit<'a> {
     base_trees: HashMap<(TaskId, Oid), Vec<Oid>>,
     safeties: HashMap<(TaskId, Oid), Safety>,
     base_verdicts: HashMap<BaseKey, Vec<KeptVerdict>>,
+    calls: HashMap<(AttemptId, String), bool>,
+    reservations: HashMap<(AttemptId, CallId), Option<Reservation>>,
+    reservations_of: HashMap<AttemptId, Vec<Reservation>>,
+    used: HashMap<ScopeKey, (Tally, Vec<Held>)>,
     boots: HashMap<AgentId, Option<BootId>>,
     agents: HashMap<AgentId, Option<Agent>>,
     join_tokens: HashMap<TokenId, Option<JoinTokenRow>>,
@@ -166,6 +191,10 @@ impl<'a> Unit<'a> {
             base_trees: HashMap::new(),
             safeties: HashMap::new(),
             base_verdicts: HashMap::new(),
+            calls: HashMap::new(),
+            reservations: HashMap::new(),
+            reservations_of: HashMap::new(),
+            used: HashMap::new(),
             boots: HashMap::new(),
             agents: HashMap::new(),
             join_tokens: HashMap::new(),
@@ -220,7 +249,10 @@ impl<'a> Unit<'a> {
                         Subject::Base => None,
                     };
                     match row.job.state {
-                        JobState::Leased { attempt } => drop(self.attempt(attempt)?),
+                        JobState::Leased { attempt } => {
+                            self.attempt(attempt)?;
+                            self.reservations_of(attempt)?;
+                        }
                         JobState::Queued { .. } | JobState::Later { .. } | JobState::Done => {
                             if let Some(session) = session.filter(|session| session.checkpoints.head.is_some()) {
                                 self.checkpoints(*task, session.id)?;
@@ -233,8 +265,24 @@ impl<'a> Unit<'a> {
             Key::Reporting {
                 attempt,
                 checkpoints,
+                calls,
                 ends,
-            } => self.fetch_reporting(*attempt, checkpoints, *ends)?,
+            } => {
+                self.fetch_reporting(*attempt, checkpoints, *ends)?;
+                for call in calls {
+                    self.fetch_call(*attempt, *call)?;
+                }
+            }
+            Key::Calling {
+                attempt,
+                call,
+                rules,
+                now,
+            } => {
+                self.fetch_call(*attempt, *call)?;
+                self.fetch_budgets(*attempt, rules, *now)?;
+            }
+            Key::Budgets { attempt, rules, now } => self.fetch_budgets(*attempt, rules, *now)?,
             Key::Ending(attempts) => self.fetch_ending(attempts)?,
             Key::EndingOf(agent) => {
                 let live = self.live_attempts(*agent)?;
@@ -294,6 +342,29 @@ impl<'a> Unit<'a> {
         Ok(())
     }
 
+    fn fetch_call(&mut self, attempt: AttemptId, call: CallId) -> Result<(), Failed> {
+        self.has_call(attempt, &call.to_string())?;
+        self.reservation(attempt, call)?;
+        Ok(())
+    }
+
+    fn fetch_budgets(&mut self, attempt: AttemptId, rules: &[BudgetRule], now: Timestamp) -> Result<(), Failed> {
+        let Some(found) = self.attempt(attempt)? else {
+            return Ok(());
+        };
+        let Some((head, _, _)) = self.with_session(found.task, found.job)? else {
+            return Ok(());
+        };
+        for rule in head.policy.budget.rules().chain(rules.iter().copied()) {
+            let of = (head.id, found.session);
+            let key = rule.scope.key(of, &head.project, head.created_by.as_deref(), now);
+            if let Some(key) = key {
+                self.used_of(&key)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The rows that the end of attempts concerns: checkpoints that their sessions can go back to,
     /// the base if it was checked, and the check of the base if the task may end too.
     fn fetch_ending(&mut self, attempts: &[AttemptId]) -> Result<(), Failed> {
@@ -301,6 +372,7 @@ impl<'a> Unit<'a> {
         for id in attempts {
             let Some(attempt) = self.attempt(*id)? else { continue };
             *ending.entry(attempt.task).or_default() += 1;
+            self.reservations_of(attempt.id)?;
             let Some((head, row, session)) = self.with_session(attempt.task, attempt.job)? else {
                 continue;
             };

@@ -377,7 +377,7 @@ fn record(session: &mut Session, taken: &TakenCheckpoint) {
         at: NOW,
         body: EventBody::CheckpointTaken(taken.clone()),
     };
-    session.record(&event, PriceTable::builtin(), NOW);
+    session.record(&event, NOW);
 }
 
 fn taken() -> TakenCheckpoint {

@@ -1,10 +1,11 @@
 //! The winner, the order, and the reasons.
 
 use super::*;
+use crate::call::CallEnd;
 use crate::event::{DiffStat, Event, EventBody, ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AttemptId, ProjectId, SessionId};
-use crate::price::PriceTable;
+use crate::price::{PriceTable, Used};
 use crate::recovery::{Confidence, Decision};
 use crate::session::{Unclaimed, Worked};
 use crate::task::{Policy, Selection, TaskSpec, TaskState, VerifyPolicy};
@@ -96,23 +97,17 @@ fn verified(name: &str, lines: u64, paths: &[&str]) -> Session {
 }
 
 fn spent(mut session: Session, model: &str, output: u64, metered: bool, reported: Option<i64>) -> Session {
-    let body = EventBody::UsageRecorded {
-        model: model.to_owned(),
-        usage: Usage {
+    let used = Used {
+        model,
+        usage: &Usage {
             output,
             ..Usage::default()
         },
         reported: reported.map(PicoUsd),
         metered,
-        tools: None,
-        call: None,
+        call: metered.then_some(CallEnd::Whole),
     };
-    let event = Event {
-        seq: 1,
-        at: START,
-        body,
-    };
-    session.record(&event, PriceTable::builtin(), START);
+    session.charge(used, PriceTable::builtin(), START);
     session
 }
 

@@ -45,22 +45,39 @@ pub const MAX_MODELS: usize = 32;
 /// The name for the usage of models beyond [`MAX_MODELS`]; it has no price.
 pub const OTHER_MODELS: &str = "other models";
 
-/// Prices usage that is accepted now, and adds it to the entries of a session.
-pub(super) fn add(entries: &mut Vec<ModelUsage>, used: Used<'_>, prices: &PriceTable, now: Timestamp) {
-    if add_priced(entries, used, prices.charge(used, now)) {
+/// Prices usage that is accepted now, and adds it to the entries of a session. Returns what it cost.
+pub(super) fn add(entries: &mut Vec<ModelUsage>, used: Used<'_>, prices: &PriceTable, now: Timestamp) -> Charge {
+    let charge = prices.charge(used, now);
+    if add_charged(entries, used, charge.clone()) {
+        return charge;
+    }
+    let other = Used {
+        model: OTHER_MODELS,
+        ..used
+    };
+    let charge = prices.charge(other, now);
+    if !add_charged(entries, other, charge.clone()) {
+        entries.push(entry(other, charge.clone()));
+    }
+    charge
+}
+
+/// Adds usage that costs this much whatever it is priced at.
+pub(super) fn add_at(entries: &mut Vec<ModelUsage>, used: Used<'_>, charge: &Charge) {
+    if add_charged(entries, used, charge.clone()) {
         return;
     }
     let other = Used {
         model: OTHER_MODELS,
         ..used
     };
-    if !add_priced(entries, other, prices.charge(other, now)) {
-        entries.push(entry(other, prices.charge(other, now)));
+    if !add_charged(entries, other, charge.clone()) {
+        entries.push(entry(other, charge.clone()));
     }
 }
 
 /// False when that would be one entry too many.
-fn add_priced(entries: &mut Vec<ModelUsage>, used: Used<'_>, charge: Charge) -> bool {
+fn add_charged(entries: &mut Vec<ModelUsage>, used: Used<'_>, charge: Charge) -> bool {
     let is_full = entries.len() >= MAX_MODELS;
     let same = |entry: &&mut ModelUsage| {
         entry.model == used.model

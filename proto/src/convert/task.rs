@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use kage_core::budget::{Limit, TaskBudget};
 use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
@@ -9,6 +10,7 @@ use kage_core::task::{
     Assignment, Course, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec,
     TaskState, VerifyPolicy,
 };
+use kage_core::usage::PicoUsd;
 
 use super::contain::{above_lowest, demanded};
 use super::time::{limit, span, stamp};
@@ -195,6 +197,7 @@ impl From<Policy> for v1::Policy {
             session_setup_folder: policy.session_setup_folder.map(Into::into).unwrap_or_default(),
             results: (!policy.results.is_default()).then(|| policy.results.into()),
             course: course(policy.course),
+            budget: (!policy.budget.is_none()).then(|| budget(policy.budget)),
         }
     }
 }
@@ -217,6 +220,35 @@ fn read_course(course: Option<v1::Course>) -> Result<Course, InvalidField> {
             None => return Err(InvalidField::new("course.first_verified", "is 0")),
         },
     })
+}
+
+fn budget(budget: TaskBudget) -> v1::TaskBudget {
+    v1::TaskBudget {
+        task_pico: budget.task.money.map(|money| money.0),
+        session_pico: budget.session.money.map(|money| money.0),
+        task_tokens: budget.task.tokens,
+    }
+}
+
+fn read_budget(budget: v1::TaskBudget, wrong: &mut Wrong) -> TaskBudget {
+    let mut money = |field: &str, pico: Option<i64>| {
+        let is_right = pico.is_none_or(|pico| pico >= 0);
+        let read = match is_right {
+            true => Ok(pico.map(PicoUsd)),
+            false => Err(InvalidField::new(field, "is less than nothing")),
+        };
+        wrong.or_default(read)
+    };
+    TaskBudget {
+        task: Limit {
+            money: money("task_pico", budget.task_pico),
+            tokens: budget.task_tokens,
+        },
+        session: Limit {
+            money: money("session_pico", budget.session_pico),
+            tokens: None,
+        },
+    }
 }
 
 impl From<ResultRules> for v1::ResultRules {
@@ -265,6 +297,7 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
         session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),
         results: policy.results.unwrap_or_default().into(),
         course: wrong.or_default(read_course(policy.course)),
+        budget: wrong.within("budget", |wrong| read_budget(policy.budget.unwrap_or_default(), wrong)),
         priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
     }
 }

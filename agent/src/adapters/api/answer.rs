@@ -234,6 +234,21 @@ impl Draft {
         self.bytes = 0;
     }
 
+    /// What was used, if the answer broke off here: providers count as they write, and tell it at the end. The
+    /// output is at least as many tokens as the text that came has, at four bytes each.
+    pub(super) fn used_so_far(&self) -> Usage {
+        const BYTES_PER_TOKEN: u64 = 4;
+        let growing = self.open.values().flat_map(|open| open.grown.values());
+        let growing: usize = growing.map(String::len).sum();
+        let whole = self.done.values().flat_map(|item| item.0.values());
+        let whole: usize = whole.map(|raw| raw.get().len()).sum();
+        let written = (growing + whole) as u64;
+        Usage {
+            output: self.usage.output.max(written.div_ceil(BYTES_PER_TOKEN)),
+            ..self.usage
+        }
+    }
+
     /// Handles the data of one frame, unless the answer is too long.
     pub(super) fn event(&mut self, read: fn(&mut Self, &str) -> Progress, data: &str) -> Progress {
         self.bytes = self.bytes.saturating_add(data.len());

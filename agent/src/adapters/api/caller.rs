@@ -85,6 +85,8 @@ pub(super) struct Caller {
     pub(super) prefix: Option<Prefix>,
     /// The last answer was cut at its limit of tokens.
     pub(super) was_cut: bool,
+    /// What people were warned of already.
+    pub(super) warned: Option<String>,
 }
 
 /// Writes a request whose answer may have so many tokens.
@@ -152,6 +154,12 @@ impl Caller {
                 granted = self.granted(usual.len(), most, reporter) => granted?,
             };
             thawed(&mut control.frozen.clone(), &control.stop).await?;
+            if let Some(warning) = granted.warning()
+                && self.warned.as_deref() != Some(warning)
+            {
+                self.warned = Some(warning.to_owned());
+                reporter.event(EventBody::Warning(warning.to_owned())).await?;
+            }
             let limit = granted.output();
             let body = if limit == most {
                 usual.clone()
@@ -468,10 +476,10 @@ impl Caller {
         };
         let spent = Spent {
             model: self.as_priced(model),
-            usage: if draft.usage.is_zero() {
-                Usage::UNKNOWN
-            } else {
-                draft.usage
+            usage: match end {
+                _ if draft.usage.is_zero() => Usage::UNKNOWN,
+                CallEnd::Whole => draft.usage,
+                CallEnd::Cut => draft.used_so_far(),
             },
             end,
             request: heard

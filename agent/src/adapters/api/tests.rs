@@ -47,6 +47,7 @@ fn caller_of(wire: &'static wire::Wire, idle: Duration) -> Caller {
         account: "some/account".parse().unwrap(),
         prefix: None,
         was_cut: false,
+        warned: None,
     }
 }
 

@@ -63,6 +63,7 @@ impl Command for StartAttempt {
             lease_until: self.lease_until,
             ends_by: self.now + allowed,
             stop_asked: None,
+            over_budget: None,
             heard_at: self.now,
             acked_seq: 0,
             state: AttemptState::Live,

@@ -7,7 +7,7 @@ use kage_core::job::{Job, JobState, Subject};
 use kage_core::task::TaskState;
 use kage_core::time::Timestamp;
 
-use super::{Command, attempt_of, earlier_reply, not_found, remember, settle, turns};
+use super::{Command, attempt_of, calls, earlier_reply, not_found, remember, settle, turns};
 use crate::store::command::{PrepareRestore, Request, RequestCheckpoint, RestorePrepared, RestoreSession, SaveWork};
 use crate::store::error::EngineError;
 use crate::store::rows::{Failed, JobRow, Rows};
@@ -51,6 +51,7 @@ impl Command for RestoreSession {
                     let mut attempt = attempt_of(rows, attempt, &row.job)?;
                     attempt.end(EndReason::Restored, self.now);
                     session.worked.stop(attempt.ran_until(None, self.now));
+                    calls::close(rows, &head, &attempt, &mut session, self.now)?;
                     rows.save_attempt(&attempt)?;
                     // Its worktree is there.
                     prefer = Some(attempt.agent);

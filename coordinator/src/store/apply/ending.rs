@@ -10,7 +10,7 @@ use kage_core::recovery::Jitter;
 use kage_core::session::{Session, SessionStateKind};
 use kage_core::time::Timestamp;
 
-use super::{points_of, settle, turns};
+use super::{calls, points_of, settle, turns};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 
 /// The rows that the end of an attempt concerns.
@@ -34,6 +34,7 @@ impl End<'_> {
     ) -> Result<(), Failed> {
         self.attempt.end(EndReason::Finished, now);
         self.stop_clock(Some(said), now);
+        self.close_calls(rows, now)?;
         let agent = self.attempt.agent;
         self.judge(rows, outcome)?;
         let points = points_of(rows, self.session)?;
@@ -80,6 +81,14 @@ impl End<'_> {
         }
     }
 
+    /// Books the calls that nothing more is heard of.
+    fn close_calls(&mut self, rows: &mut dyn Rows, now: Timestamp) -> Result<(), Failed> {
+        if !self.of_session() {
+            return Ok(());
+        }
+        calls::close(rows, self.head, self.attempt, self.session, now)
+    }
+
     /// Saves the verdict with the checkpoints that have the files of the checked result.
     fn judge(&self, rows: &mut dyn Rows, outcome: &AttemptOutcome) -> Result<(), Failed> {
         let result = self.session.state.result().filter(|_| self.of_session());
@@ -122,6 +131,7 @@ impl End<'_> {
     /// Ends the attempt because its agent lost its authority.
     pub(super) fn lose(mut self, rows: &mut dyn Rows, reason: EndReason, now: Timestamp) -> Result<(), Failed> {
         self.stop_clock(None, now);
+        self.close_calls(rows, now)?;
         let points = points_of(rows, self.session)?;
         let around = Circumstances {
             policy: &self.head.policy,

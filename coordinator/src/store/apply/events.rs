@@ -1,15 +1,18 @@
 //! Events of a live attempt: accepted once and in order, with their consequences.
 
-use kage_core::attempt::Admission;
+use kage_core::attempt::{Admission, Attempt};
+use kage_core::budget;
 use kage_core::checkpoint::Safety;
-use kage_core::event::{Event, EventBody, InvalidBatch, check_batch};
+use kage_core::event::{AttemptOutcome, Event, EventBody, InvalidBatch, check_batch};
+use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{Oid, SessionId};
 use kage_core::job::{JobKind, Subject};
+use kage_core::ledger::CallRow;
 use kage_core::session::Session;
 use kage_core::time::Timestamp;
 
 use super::ending::End;
-use super::{Command, job_of, session_of, task_of};
+use super::{Command, calls, job_of, session_of, task_of};
 use crate::store::command::{AppendEvents, Appended};
 use crate::store::rows::{Failed, Rows, TaskHead};
 use crate::store::unit::Key;
@@ -24,11 +27,28 @@ impl Command for AppendEvents {
                 checkpoints.push((taken.parent.clone(), taken.tree.clone()));
             }
         }
-        vec![Key::Reporting {
+        let mut calls = Vec::new();
+        let mut reports = false;
+        for event in &self.events {
+            if let EventBody::UsageRecorded { call, metered, .. } = &event.body {
+                calls.extend(call.as_ref().map(|call| call.id));
+                reports |= !metered;
+            }
+        }
+        let mut keys = vec![Key::Reporting {
             attempt: self.claim.attempt,
             checkpoints,
+            calls,
             ends: self.events.iter().any(|event| event.body.is_last()),
-        }]
+        }];
+        if reports {
+            keys.push(Key::Budgets {
+                attempt: self.claim.attempt,
+                rules: self.rules.clone(),
+                now: self.now,
+            });
+        }
+        keys
     }
 
     fn apply(mut self, rows: &mut dyn Rows) -> Result<Appended, Failed> {
@@ -64,11 +84,15 @@ impl Command for AppendEvents {
         let before = session_of(rows, &head, &row.job)?;
         let mut session = before.clone();
         let mut end = None;
+        let mut reported = Vec::new();
         for event in fresh {
             head.last_event += 1;
             rows.insert_event(head.id, head.last_event, attempt.id, event)?;
             if row.job.subject != Subject::Base {
-                session.record(event, &self.prices, self.now);
+                let of = (&head, &attempt, &mut session);
+                let booked = calls::book_event(rows, of, event, &self.prices, self.now)?;
+                reported.extend(booked.filter(|row| !row.metered));
+                session.record(event, self.now);
             }
             checkpoint(rows, &head, &session, event, self.now)?;
             attempt.acked_seq = event.seq;
@@ -76,7 +100,17 @@ impl Command for AppendEvents {
                 end = Some((outcome, event.at));
             }
         }
-        if let Some(outcome) = end {
+        if !reported.is_empty() {
+            self.hold_to_budgets(rows, &head, &mut attempt, &reported)?;
+        }
+        if let Some((outcome, said)) = end {
+            let instead = attempt
+                .over_budget
+                .clone()
+                .filter(|_| matches!(outcome, AttemptOutcome::Failed(_)));
+            let instead =
+                instead.map(|reason| AttemptOutcome::Failed(Failure::new(FailureKind::BudgetExceeded, reason)));
+            let outcome = (instead.as_ref().unwrap_or(outcome), said);
             let ended = End {
                 attempt: &mut attempt,
                 row: &mut row,
@@ -92,6 +126,30 @@ impl Command for AppendEvents {
         rows.save_attempt(&attempt)?;
         rows.save_task(&head)?;
         Ok(Appended::Acked { seq: attempt.acked_seq })
+    }
+}
+
+impl AppendEvents {
+    /// Has an attempt stopped whose program reports that a budget is used up. It is told afterwards, so
+    /// nothing else can be done about it.
+    fn hold_to_budgets(
+        &self,
+        rows: &mut dyn Rows,
+        head: &TaskHead,
+        attempt: &mut Attempt,
+        reported: &[CallRow],
+    ) -> Result<(), Failed> {
+        let mut budgets = calls::budgets(rows, head, attempt, &self.rules, self.now)?;
+        for budget in &mut budgets {
+            for row in reported {
+                budget.spent.add(row.amount(), row.usage.total());
+            }
+        }
+        if let Some(reason) = budget::passed(&budgets) {
+            attempt.over_budget.get_or_insert(reason);
+            attempt.ask_to_stop(self.now);
+        }
+        Ok(())
     }
 }
 

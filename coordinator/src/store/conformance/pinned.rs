@@ -16,6 +16,7 @@ use kage_core::event::{AttemptOutcome, Event, EventBody, VerdictKind};
 use kage_core::fleet::Agent;
 use kage_core::id::{Digest, ProjectId, StoreId};
 use kage_core::job::JobKind;
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::price::PriceTable;
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
@@ -36,7 +37,7 @@ mod large;
 mod story;
 
 /// The schemas whose files are committed, the newest last.
-const FORMS: [u32; 9] = [11, 12, 13, 14, 15, 16, 17, 18, 19];
+const FORMS: [u32; 10] = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20];
 
 pub(super) fn file(schema: u32) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/conformance/pinned");
@@ -335,6 +336,8 @@ fn what_is_stored_is_what_serde_writes_today() {
     documents::<Attempt>(&newest, "doc", "attempts");
     documents::<AttemptNote>(&newest, "note", "attempts");
     documents::<Checkpoint>(&newest, "doc", "checkpoints");
+    documents::<CallRow>(&newest, "doc", "calls");
+    documents::<Reservation>(&newest, "doc", "reservations");
     let sessions = documents::<Session>(&newest, "doc", "sessions");
     let stands: BTreeSet<_> = sessions.iter().map(|session| session.state.kind().as_str()).collect();
     assert!(stands.len() >= 6, "sessions stand in many places: {stands:?}");

@@ -14,6 +14,7 @@ use crate::store::{QueuedJob, Store, TaskView};
 
 mod base_verdicts;
 mod baseline;
+mod calls;
 mod checkpoints;
 mod containment;
 mod drops;
@@ -39,6 +40,12 @@ pub(super) use baseline::{
     a_base_that_fails_is_known_also_after_the_end, a_base_that_fails_says_nothing_about_a_result,
     a_check_of_the_base_ends_with_its_task, a_check_of_the_base_is_repeated_within_limits,
     the_base_is_checked_beside_the_sessions,
+};
+pub(super) use calls::{
+    a_call_is_booked_once_whichever_way_it_is_told, a_cancelled_stream_holds_nothing_back_after_its_attempt,
+    a_program_that_reports_too_much_is_stopped, nobody_calls_without_authority, reserve,
+    sessions_side_by_side_never_hold_more_than_the_budget, what_a_person_spent_stays_spent_when_tasks_go,
+    without_a_budget_nothing_is_held_back,
 };
 pub(super) use checkpoints::{
     a_checkpoint_is_asked_for_once_per_request, a_crash_amid_edits_goes_back_to_between_two_steps,

@@ -6,6 +6,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobState;
+use kage_core::ledger::{CallRow, Reservation};
 
 use super::{AttemptRow, Model};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
@@ -13,8 +14,8 @@ use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, ProjectCounts, Reads,
-    TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Work,
+    AttemptView, CallFilter, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken,
+    ProjectCounts, Reads, TaskEvent, TaskFilter, TaskOrder, TaskPage, TaskView, Work,
 };
 
 impl Reads for Model {
@@ -244,6 +245,17 @@ impl Reads for Model {
                 .extend(kept.cloned().map(|digest| (spec.project.clone(), digest)));
         }
         Ok(files)
+    }
+
+    fn calls(&self, filter: &CallFilter, after: u64, limit: u32) -> Result<Vec<(u64, CallRow)>, EngineError> {
+        let later = self.calls.rows.range(after.saturating_add(1)..);
+        let found = later.filter(|(_, row)| filter.takes(row));
+        let rows = found.map(|(n, row)| (*n, row.clone()));
+        Ok(rows.take(limit as usize).collect())
+    }
+
+    fn reservations(&self) -> Result<Vec<Reservation>, EngineError> {
+        Ok(self.reservations.rows.values().cloned().collect())
     }
 }
 

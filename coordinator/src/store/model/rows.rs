@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kage_core::attempt::Attempt;
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
+use kage_core::budget::{Held, ScopeKey, Tally};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, CallId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
+    TokenId,
 };
 use kage_core::job::JobState;
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
@@ -18,8 +21,8 @@ use kage_core::time::Timestamp;
 use super::{AttemptRow, Model, TaskRow};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CheckpointRows, ContextRow, ContextRows,
-    Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CallRows, CheckpointRows, ContextRow,
+    ContextRows, Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 impl Rows for Model {}
@@ -264,6 +267,60 @@ impl BaseVerdictRows for Model {
     fn forget_base_verdicts(&mut self, before: Timestamp) -> Result<(), Failed> {
         self.base_verdicts.remove_where(|_, kept| kept.decided_at < before);
         Ok(())
+    }
+}
+
+impl CallRows for Model {
+    fn has_call(&mut self, attempt: AttemptId, name: &str) -> Result<bool, Failed> {
+        Ok(self.call_names.get(&(attempt, name.to_owned())).is_some())
+    }
+
+    fn insert_call(&mut self, row: &CallRow) -> Result<(), Failed> {
+        let n = next(&self.calls.rows);
+        self.call_names.insert((row.attempt, row.name.clone()), n, "call")?;
+        self.calls.put(n, row.clone());
+        Ok(())
+    }
+
+    fn reservation(&mut self, attempt: AttemptId, call: CallId) -> Result<Option<Reservation>, Failed> {
+        Ok(self.reservations.get(&(attempt, call)).cloned())
+    }
+
+    fn reservations_of(&mut self, attempt: AttemptId) -> Result<Vec<Reservation>, Failed> {
+        let all = self.reservations.rows.values();
+        Ok(all.filter(|held| held.attempt == attempt).cloned().collect())
+    }
+
+    fn put_reservation(&mut self, reservation: &Reservation) -> Result<(), Failed> {
+        let key = (reservation.attempt, reservation.call);
+        self.reservations.put(key, reservation.clone());
+        Ok(())
+    }
+
+    fn remove_reservation(&mut self, attempt: AttemptId, call: CallId) -> Result<(), Failed> {
+        self.reservations.remove(&(attempt, call));
+        Ok(())
+    }
+
+    fn used_of(&mut self, scope: &ScopeKey) -> Result<(Tally, Vec<Held>), Failed> {
+        let counts = |row: &CallRow| match scope {
+            ScopeKey::Session(task, session) => row.task == *task && row.session == *session,
+            ScopeKey::Task(task) => row.task == *task,
+            ScopeKey::Person(person, since) => row.person.as_ref() == Some(person) && row.at >= *since,
+            ScopeKey::Project(project, since) => row.project == *project && row.at >= *since,
+        };
+        let is_held = |held: &&Reservation| match scope {
+            ScopeKey::Session(task, session) => held.task == *task && held.session == *session,
+            ScopeKey::Task(task) => held.task == *task,
+            ScopeKey::Person(person, _) => held.person.as_ref() == Some(person),
+            ScopeKey::Project(project, _) => held.project == *project,
+        };
+        let mut tally = Tally::default();
+        for row in self.calls.rows.values().filter(|row| counts(row)) {
+            tally.add(row.amount(), row.usage.total());
+        }
+        let held = self.reservations.rows.values().filter(is_held);
+        Ok((tally, held.map(|held| held.held).collect()))
     }
 }
 

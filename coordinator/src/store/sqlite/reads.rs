@@ -7,6 +7,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobType;
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use rusqlite::{Connection, Params, Row, params, params_from_iter};
@@ -14,14 +15,14 @@ use rusqlite::{Connection, Params, Row, params, params_from_iter};
 use super::page_query::PageQuery;
 use super::record::{self, agent_columns, enrolment_columns, join_token_columns, person_token_columns};
 use super::trouble::failed;
-use super::value::{get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int};
+use super::value::{get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int, time};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
 use crate::store::error::EngineError;
 use crate::store::query::{
-    AttemptView, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken, ProjectCounts, Reads,
-    TaskEvent, TaskFilter, TaskPage, TaskView, Work,
+    AttemptView, CallFilter, ContextSent, ContextStats, Counts, EndedTask, InFiles, LiveAttempt, PageToken,
+    ProjectCounts, Reads, TaskEvent, TaskFilter, TaskPage, TaskView, Work,
 };
 use crate::store::rows::{JobRow, TaskHead};
 
@@ -412,6 +413,32 @@ impl Reads for Connection {
             }
             Ok(found)
         })
+    }
+
+    fn calls(&self, filter: &CallFilter, after: u64, limit: u32) -> Result<Vec<(u64, CallRow)>> {
+        all(
+            self,
+            "SELECT n, doc FROM calls WHERE n > ?1 AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR task = ?3) \
+             AND (?4 IS NULL OR at >= ?4) AND (?5 IS NULL OR at < ?5) ORDER BY n LIMIT ?6",
+            params![
+                int(after),
+                filter.project.as_ref().map(ProjectId::as_str),
+                filter.task.map(id),
+                filter.since.map(time),
+                filter.until.map(time),
+                limit
+            ],
+            |row| Ok((get_int(row, 0)?, get_json(row, 1, "call")?)),
+        )
+    }
+
+    fn reservations(&self) -> Result<Vec<Reservation>> {
+        all(
+            self,
+            "SELECT doc FROM reservations ORDER BY attempt, call",
+            params![],
+            |row| get_json(row, 0, "reservation"),
+        )
     }
 
     fn in_files(&self) -> Result<InFiles> {

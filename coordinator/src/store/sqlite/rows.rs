@@ -15,6 +15,7 @@ mod admission;
 mod agents;
 mod attempts;
 mod base_verdicts;
+mod calls;
 mod checkpoints;
 mod contexts;
 mod jobs;

@@ -281,6 +281,7 @@ UPDATE sessions SET
     include_str!("schema/position.sql"),
     include_str!("schema/capabilities.sql"),
     include_str!("schema/contained.sql"),
+    include_str!("schema/calls.sql"),
 ];
 
 /// The newest schema that this program knows.

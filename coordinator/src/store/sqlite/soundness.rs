@@ -14,7 +14,7 @@ const TOLD: u32 = 10;
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// Where documents are, which are JSON.
-const DOCUMENTS: [(&str, &str); 9] = [
+const DOCUMENTS: [(&str, &str); 11] = [
     ("tasks", "doc"),
     ("specs", "spec"),
     ("sessions", "doc"),
@@ -24,6 +24,8 @@ const DOCUMENTS: [(&str, &str); 9] = [
     ("checkpoints", "doc"),
     ("events", "event"),
     ("base_verdicts", "doc"),
+    ("calls", "doc"),
+    ("reservations", "doc"),
 ];
 
 /// Looks for damage of one kind.

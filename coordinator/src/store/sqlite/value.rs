@@ -1,7 +1,7 @@
 //! Domain values as column values, and back. A value that this program cannot have written is
 //! reported as corruption.
 
-use kage_core::id::{AgentId, AttemptId, BootId, JobId, SessionId, StoreId, TaskId, TokenId};
+use kage_core::id::{AgentId, AttemptId, BootId, CallId, JobId, SessionId, StoreId, TaskId, TokenId};
 use kage_core::time::Timestamp;
 use rusqlite::Row;
 use rusqlite::types::FromSql;
@@ -47,7 +47,9 @@ macro_rules! ids {
     )*};
 }
 
-ids!(TaskId, SessionId, JobId, AttemptId, AgentId, BootId, TokenId, StoreId);
+ids!(
+    TaskId, SessionId, JobId, AttemptId, AgentId, BootId, TokenId, StoreId, CallId
+);
 
 pub(super) fn id<I: Id>(id: I) -> [u8; 16] {
     id.bits().to_be_bytes()

@@ -77,6 +77,9 @@ impl Unit<'_> {
             Write::Safety(task, tree, safety) => nobody_follows(engine.save_safety(task, &tree, safety))?,
             Write::BaseVerdict(kept) => nobody_follows(engine.put_base_verdict(&kept))?,
             Write::ForgetBaseVerdicts(before) => nobody_follows(engine.forget_base_verdicts(before))?,
+            Write::Call(row) => nobody_follows(engine.insert_call(&row))?,
+            Write::Reservation(reservation) => nobody_follows(engine.put_reservation(&reservation))?,
+            Write::RemoveReservation(attempt, call) => nobody_follows(engine.remove_reservation(attempt, call))?,
             Write::Agent(agent) => {
                 engine.put_agent(&agent)?;
                 Some(Change::Agent(Arc::from(agent)))

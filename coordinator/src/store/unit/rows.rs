@@ -2,13 +2,16 @@
 
 use kage_core::attempt::Attempt;
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
+use kage_core::budget::{Held, ScopeKey, Tally};
 use kage_core::checkpoint::{Checkpoint, Safety};
 use kage_core::event::Event;
 use kage_core::fleet::Agent;
 use kage_core::id::{
-    AdapterName, AgentId, AttemptId, BootId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId, TokenId,
+    AdapterName, AgentId, AttemptId, BootId, CallId, Digest, JobId, Oid, ProjectId, RepositoryName, SessionId, TaskId,
+    TokenId,
 };
 use kage_core::job::JobState;
+use kage_core::ledger::{CallRow, Reservation};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use kage_core::time::Timestamp;
@@ -16,8 +19,8 @@ use kage_core::time::Timestamp;
 use super::{Changed, Unit, Write};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::rows::{
-    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CheckpointRows, ContextRow, ContextRows,
-    Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
+    AdmissionRows, AgentRows, AttemptNote, AttemptRows, BaseVerdictRows, CallRows, CheckpointRows, ContextRow,
+    ContextRows, Failed, JobRow, JobRows, RequestKey, RequestRow, RequestRows, Rows, TaskHead, TaskRows,
 };
 
 /// The value of a key; otherwise it is fetched, and counted once the command decides.
@@ -266,6 +269,58 @@ impl BaseVerdictRows for Unit<'_> {
     fn forget_base_verdicts(&mut self, before: Timestamp) -> Result<(), Failed> {
         self.writes.push(Write::ForgetBaseVerdicts(before));
         Ok(())
+    }
+}
+
+impl CallRows for Unit<'_> {
+    fn has_call(&mut self, attempt: AttemptId, name: &str) -> Result<bool, Failed> {
+        known!(
+            self.calls[(attempt, name.to_owned())],
+            self.engine.has_call(attempt, name)
+        )
+    }
+
+    fn insert_call(&mut self, row: &CallRow) -> Result<(), Failed> {
+        self.calls.insert((row.attempt, row.name.clone()), true);
+        // Whoever asks for sums again in this command has added it already.
+        self.writes.push(Write::Call(Box::new(row.clone())));
+        Ok(())
+    }
+
+    fn reservation(&mut self, attempt: AttemptId, call: CallId) -> Result<Option<Reservation>, Failed> {
+        known!(
+            self.reservations[(attempt, call)],
+            self.engine.reservation(attempt, call)
+        )
+    }
+
+    fn reservations_of(&mut self, attempt: AttemptId) -> Result<Vec<Reservation>, Failed> {
+        if !self.reservations_of.contains_key(&attempt) {
+            self.fetches += u32::from(self.deciding);
+            let found = self.engine.reservations_of(attempt)?;
+            self.reservations_of.insert(attempt, found);
+        }
+        let mut found = self.reservations_of.get(&attempt).cloned().unwrap_or_default();
+        // The command's own version takes precedence.
+        found.retain(|held| !matches!(self.reservations.get(&(attempt, held.call)), Some(None)));
+        Ok(found)
+    }
+
+    fn put_reservation(&mut self, reservation: &Reservation) -> Result<(), Failed> {
+        let key = (reservation.attempt, reservation.call);
+        self.reservations.insert(key, Some(reservation.clone()));
+        self.writes.push(Write::Reservation(Box::new(reservation.clone())));
+        Ok(())
+    }
+
+    fn remove_reservation(&mut self, attempt: AttemptId, call: CallId) -> Result<(), Failed> {
+        self.reservations.insert((attempt, call), None);
+        self.writes.push(Write::RemoveReservation(attempt, call));
+        Ok(())
+    }
+
+    fn used_of(&mut self, scope: &ScopeKey) -> Result<(Tally, Vec<Held>), Failed> {
+        known!(self.used[scope.clone()], self.engine.used_of(scope))
     }
 }
 

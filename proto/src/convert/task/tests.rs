@@ -64,6 +64,16 @@ fn spec() -> TaskSpec {
                 max_file_bytes: 1,
                 ..ResultRules::default()
             },
+            budget: TaskBudget {
+                task: Limit {
+                    money: Some(PicoUsd(2_500_000_000_000)),
+                    tokens: Some(9),
+                },
+                session: Limit {
+                    money: Some(PicoUsd(0)),
+                    tokens: None,
+                },
+            },
             requirements: labels("os"),
             contain: kage_core::contain::Tier::T2,
             priority: Priority::HIGH,

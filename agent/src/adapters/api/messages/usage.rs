@@ -13,8 +13,9 @@ fn told(usage: &mut Usage, class: UsageClass) {
     usage.unreported = usage.unreported.without(class);
 }
 
-/// Merges a later `usage` object. Its counts are totals, and it omits counts that did not change.
-/// False when it is not an object.
+/// Merges a later `usage` object. Its counts are totals, and it omits counts that did not change. Some
+/// servers say 0 at the start and the totals at the end, others the reverse, so of each count the largest is
+/// taken: a total never falls. False when it is not an object.
 pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
     let Some(object) = value.as_object() else {
         return false;
@@ -26,7 +27,7 @@ pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
     let number = |key: &str| object.get(key).and_then(Value::as_u64);
     let deep = |outer: &str, inner: &str| object.get(outer)?.get(inner)?.as_u64();
     if let Some(input) = number("input_tokens") {
-        usage.input = input;
+        usage.input = usage.input.max(input);
         told(usage, UsageClass::Input);
         // The provider leaves classes out that nothing was cached in.
         told(usage, UsageClass::CacheRead);
@@ -34,24 +35,27 @@ pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
         told(usage, UsageClass::CacheWrite1h);
     }
     if let Some(read) = number("cache_read_input_tokens") {
-        usage.cache_read = read;
+        usage.cache_read = usage.cache_read.max(read);
     }
     let hour = deep("cache_creation", "ephemeral_1h_input_tokens");
     let five = deep("cache_creation", "ephemeral_5m_input_tokens");
+    let hour = hour.unwrap_or_default().max(usage.cache_write_1h);
+    let five = five.unwrap_or_default().max(usage.cache_write_5m);
     if let Some(written) = number("cache_creation_input_tokens") {
         // Cache writes without a stated lifetime live for five minutes.
-        usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h).min(written);
+        let written = written.max(usage.cache_write_5m + usage.cache_write_1h);
+        usage.cache_write_1h = hour.min(written);
         usage.cache_write_5m = written - usage.cache_write_1h;
     } else {
-        usage.cache_write_1h = hour.unwrap_or(usage.cache_write_1h);
-        usage.cache_write_5m = five.unwrap_or(usage.cache_write_5m);
+        usage.cache_write_1h = hour;
+        usage.cache_write_5m = five;
     }
     if let Some(output) = number("output_tokens") {
-        usage.output = output;
+        usage.output = usage.output.max(output);
         told(usage, UsageClass::Output);
     }
     if let Some(thinking) = deep("output_tokens_details", "thinking_tokens") {
-        usage.reasoning = thinking;
+        usage.reasoning = usage.reasoning.max(thinking);
         told(usage, UsageClass::Reasoning);
     }
     true
@@ -119,5 +123,71 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(usage, expected);
+    }
+
+    /// The usage after a start and a delta.
+    fn after(start: &Value, delta: &Value) -> Usage {
+        let mut usage = parse(start).unwrap();
+        update(&mut usage, delta);
+        Usage {
+            unreported: Unreported::default(),
+            ..usage
+        }
+    }
+
+    /// one-api-pro#13: `message_start` and `message_delta` were added, which doubled everything.
+    #[test]
+    fn a_start_and_a_delta_are_not_added() {
+        let start = json!({"input_tokens": 100, "cache_read_input_tokens": 40, "output_tokens": 1});
+        let delta = json!({"input_tokens": 100, "cache_read_input_tokens": 40, "output_tokens": 50});
+        let expected = Usage {
+            input: 100,
+            cache_read: 40,
+            output: 50,
+            ..Usage::default()
+        };
+        assert_eq!(after(&start, &delta), expected);
+    }
+
+    /// paseo#4294: zeros at the start, and the totals in the delta; and the reverse, of servers that repeat
+    /// nothing but the output.
+    #[test]
+    fn zeros_at_either_end_take_nothing_away() {
+        let zeros = json!({"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0,
+            "output_tokens": 0});
+        let totals = json!({"input_tokens": 100, "cache_read_input_tokens": 40, "cache_creation_input_tokens": 30,
+            "output_tokens": 50});
+        let expected = Usage {
+            input: 100,
+            cache_read: 40,
+            cache_write_5m: 30,
+            output: 50,
+            ..Usage::default()
+        };
+        assert_eq!(after(&zeros, &totals), expected);
+        assert_eq!(after(&totals, &zeros), expected);
+    }
+
+    /// CLIProxyAPI#5617 and litellm PR#34498 lost the cache's counts of streams, cmux PR#11283 its writes.
+    #[test]
+    fn what_was_written_to_a_cache_survives_a_delta_that_does_not_say_so() {
+        let start = json!({"input_tokens": 3, "cache_creation_input_tokens": 30, "cache_read_input_tokens": 40,
+            "cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 20}});
+        let expected = Usage {
+            input: 3,
+            cache_write_5m: 10,
+            cache_write_1h: 20,
+            cache_read: 40,
+            output: 9,
+            ..Usage::default()
+        };
+        for delta in [
+            json!({"output_tokens": 9}),
+            json!({"output_tokens": 9, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}),
+            json!({"output_tokens": 9, "cache_creation_input_tokens": 30}),
+            json!({"output_tokens": 9, "cache_creation": {"ephemeral_5m_input_tokens": 0}}),
+        ] {
+            assert_eq!(after(&start, &delta), expected, "{delta}");
+        }
     }
 }

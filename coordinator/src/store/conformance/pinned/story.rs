@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kage_core::access::{Capabilities, Role};
+use kage_core::budget::{BudgetPeriod, BudgetRule, BudgetScope, Limit};
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{ChangeKind, EventBody, FileChange, OutputStream, Phase, VerdictKind};
 use kage_core::failure::{Failure, FailureKind};
@@ -18,10 +19,10 @@ use crate::store::conformance::fixture::{
     started, task_id, told, two_agents, verdict,
 };
 use crate::store::conformance::followed::Followed as _;
-use crate::store::conformance::stories::taken;
+use crate::store::conformance::stories::{reserve, taken};
 use crate::store::{
-    CancelTask, CreateJoinToken, CreatePersonToken, EnrolAgent, PutContext, RecordContextSent, RestoreSession,
-    SetCordoned, Store,
+    CancelTask, CreateJoinToken, CreatePersonToken, EnrolAgent, PutContext, RecordContextSent, ReserveCall, Reserved,
+    RestoreSession, SetCordoned, Store,
 };
 
 /// An event of each kind after which an attempt continues, and of each part with kinds of its own.
@@ -189,6 +190,18 @@ async fn works(store: &Store) {
         repeated_calls: 0,
     };
     tells(store, 5, 2, 0, vec![resumed]).await;
+    // Something is held back for a call of a project with a budget.
+    let limit = Limit {
+        money: Some(PicoUsd(1_000_000_000_000)),
+        tokens: None,
+    };
+    let scope = BudgetScope::Project(BudgetPeriod::Month);
+    let asked = ReserveCall {
+        rules: vec![BudgetRule { scope, limit }],
+        ..reserve(5, 500, 1_000)
+    };
+    let answer = store.apply(asked).await.unwrap();
+    assert!(matches!(answer, Reserved::Granted { .. }), "{answer:?}");
     started(store, &jobs[2], 6, 1, 1).await;
     drop(appended(store, 6, 1, vec![exhausted(1)]).await);
 }

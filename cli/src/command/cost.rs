@@ -1,0 +1,242 @@
+//! `kage cost`: what calls of models cost, added up by adapter, model, person, project, task or day.
+
+use std::fmt::Write as _;
+
+use kage_core::time::Timestamp;
+use kage_proto::convert::time::stamp;
+use kage_proto::status::ApiError;
+use kage_proto::v1;
+
+use crate::args::Cost;
+use crate::exit::{Exit, Refusal};
+use crate::hold;
+use crate::invocation::Invocation;
+use crate::output::note;
+use crate::tasks;
+use crate::view;
+
+/// Groups of one call.
+const PAGE: u32 = 500;
+
+pub(super) async fn run(invocation: &Invocation, args: Cost) -> anyhow::Result<Exit> {
+    let since = args.since.as_deref().map(|text| since(text, hold::now())).transpose()?;
+    let access = invocation.existing().await?;
+    let mut filter = v1::CallFilter {
+        since: since.map(stamp),
+        ..v1::CallFilter::default()
+    };
+    if let Some(task) = args.task {
+        filter.task_id = task_id(&access, task).await?;
+    } else if !args.all_projects {
+        filter.project = access.project.to_string();
+    }
+    let mut costs = v1::GetCostsResponse::default();
+    loop {
+        let request = v1::GetCostsRequest {
+            filter: Some(filter.clone()),
+            by: v1::CostsBy::from(args.by).into(),
+            page_size: PAGE,
+            page_token: costs.next_page_token.clone(),
+        };
+        let page = access
+            .client
+            .costs()
+            .get_costs(request)
+            .await
+            .map_err(ApiError::from)?
+            .into_inner();
+        costs.groups.extend(page.groups);
+        costs.total = page.total;
+        costs.next_page_token = page.next_page_token;
+        if costs.next_page_token.is_empty() {
+            break;
+        }
+    }
+    invocation.out.message("costs", &costs)?;
+    if args.csv {
+        invocation.out.text(&csv(args.by.as_str(), &costs))?;
+    } else if costs.groups.is_empty() {
+        invocation.out.text("no call of a model is in the ledger")?;
+    } else {
+        let header = [
+            args.by.as_str(),
+            "calls",
+            "input",
+            "cache write",
+            "cache read",
+            "output",
+            "money",
+        ];
+        let total = costs.total.clone().map(|total| v1::CostGroup {
+            key: "all".to_owned(),
+            ..total
+        });
+        let rows = costs.groups.iter().chain(&total).map(row);
+        invocation.out.text(&view::table(&header, rows))?;
+        let unknown = |money: &v1::Money| money.provenance() == v1::Provenance::Unknown;
+        if costs.total.iter().any(|total| total.money.iter().any(unknown)) {
+            note("unknown: tokens of models without a price, or that nobody counted; name a price file to price them");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A task that is kept, by the first characters of its id; or the whole id of one that was removed.
+async fn task_id(access: &crate::connect::Access, asked: String) -> anyhow::Result<String> {
+    if asked.parse::<kage_core::id::TaskId>().is_ok() {
+        return Ok(asked);
+    }
+    Ok(tasks::find(access, Some(asked)).await?.id)
+}
+
+/// When the time asked for begins: a day in UTC, a time, or so long ago.
+fn since(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let millis = |at: jiff::Timestamp| u64::try_from(at.as_millisecond()).ok().map(Timestamp::from_millis);
+    let day = text.parse::<jiff::civil::Date>().ok();
+    let day = day
+        .and_then(|day| day.to_zoned(jiff::tz::TimeZone::UTC).ok())
+        .map(|day| day.timestamp());
+    let at = text.parse::<jiff::Timestamp>().ok().or(day);
+    let ago = || {
+        let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
+        let hours = text.strip_suffix('h').and_then(|hours| hours.parse::<u64>().ok());
+        let ago = days
+            .map(|days| days.saturating_mul(24))
+            .or(hours)?
+            .saturating_mul(3_600_000);
+        Some(Timestamp::from_millis(now.as_millis().saturating_sub(ago)))
+    };
+    at.and_then(millis).or_else(ago).ok_or_else(|| {
+        Refusal::usage(format!(
+            "--since {text:?} is neither a day (2026-01-31), a time (2026-01-31T08:00:00Z) nor so long ago (7d, 12h)"
+        ))
+    })
+}
+
+fn row(group: &v1::CostGroup) -> Vec<String> {
+    let usage = group.usage.unwrap_or_default();
+    vec![
+        if group.key.is_empty() {
+            "-".to_owned()
+        } else {
+            view::printable(&group.key)
+        },
+        group.calls.to_string(),
+        usage.input.to_string(),
+        usage.cache_write_5m.saturating_add(usage.cache_write_1h).to_string(),
+        usage.cache_read.to_string(),
+        usage.output.to_string(),
+        view::money(&group.money),
+    ]
+}
+
+/// The groups as comma-separated values, with every class of tokens and a column for each provenance:
+/// amounts in dollars, exact; empty = there is none of it.
+fn csv(by: &str, costs: &v1::GetCostsResponse) -> String {
+    let provenances = [
+        ("billed_usd", v1::Provenance::Billed),
+        ("reported_usd", v1::Provenance::Reported),
+        ("estimated_usd", v1::Provenance::Estimated),
+    ];
+    let mut text = format!("{by},calls,input,cache_write_5m,cache_write_1h,cache_read,output,reasoning");
+    for (name, _) in provenances {
+        text += &format!(",{name}");
+    }
+    text += ",free,unknown\n";
+    for group in &costs.groups {
+        let usage = group.usage.unwrap_or_default();
+        let of = |provenance| group.money.iter().find(|money| money.provenance() == provenance);
+        text += &quoted(&group.key);
+        for count in [
+            group.calls,
+            usage.input,
+            usage.cache_write_5m,
+            usage.cache_write_1h,
+            usage.cache_read,
+            usage.output,
+            usage.reasoning,
+        ] {
+            // Writing to a text does not fail.
+            let _written = write!(text, ",{count}");
+        }
+        for (_, provenance) in provenances {
+            let amount = of(provenance).and_then(|money| money.pico);
+            let amount = amount.map(|pico| kage_core::usage::PicoUsd(pico).to_string());
+            text += &format!(",{}", amount.unwrap_or_default());
+        }
+        let has = |provenance| of(provenance).is_some();
+        text += &format!(",{},{}\n", has(v1::Provenance::Free), has(v1::Provenance::Unknown));
+    }
+    text
+}
+
+/// A value of a row, in quotes where it needs them.
+fn quoted(value: &str) -> String {
+    if value.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", value.replace('"', "\"\""))
+    } else {
+        value.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_day_a_time_or_so_long_ago() {
+        let now = Timestamp::from_millis(1_795_000_000_000);
+        for (text, millis) in [
+            ("2026-11-18", 1_794_960_000_000),
+            ("2026-11-18T01:00:00Z", 1_794_963_600_000),
+            ("7d", 1_795_000_000_000 - 7 * 86_400_000),
+            ("12h", 1_795_000_000_000 - 12 * 3_600_000),
+            ("99999999999d", 0),
+        ] {
+            assert_eq!(since(text, now).unwrap(), Timestamp::from_millis(millis), "{text}");
+        }
+        for text in ["", "d", "soon", "-1d", "2026-13-01"] {
+            assert!(since(text, now).unwrap_err().to_string().contains("--since"), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_exact_and_provenances_have_columns_of_their_own() {
+        let money = |pico, provenance: v1::Provenance| v1::Money {
+            pico,
+            currency: "USD".to_owned(),
+            provenance: provenance.into(),
+        };
+        let group = |key: &str, money| v1::CostGroup {
+            key: key.to_owned(),
+            calls: 2,
+            usage: Some(v1::Usage {
+                input: 5,
+                cache_write_1h: 3,
+                output: 7,
+                ..v1::Usage::default()
+            }),
+            money,
+        };
+        let costs = v1::GetCostsResponse {
+            groups: vec![
+                group(
+                    "a,\"b\"",
+                    vec![
+                        money(Some(1_500_000_000_001), v1::Provenance::Billed),
+                        money(None, v1::Provenance::Unknown),
+                    ],
+                ),
+                group("c", vec![money(Some(0), v1::Provenance::Free)]),
+            ],
+            ..v1::GetCostsResponse::default()
+        };
+        assert_eq!(
+            csv("model", &costs),
+            "model,calls,input,cache_write_5m,cache_write_1h,cache_read,output,reasoning,billed_usd,reported_usd,\
+             estimated_usd,free,unknown\n\
+             \"a,\"\"b\"\"\",2,5,0,3,0,7,0,1.500000000001,,,false,true\n\
+             c,2,5,0,3,0,7,0,,,,true,false\n"
+        );
+    }
+}

@@ -1,0 +1,344 @@
+//! Calls of models: reserved under the budgets of their scopes, settled by what they used, and never
+//! forgotten. A reservation is a row that its attempt owns. It goes when its call is in the ledger or was
+//! not made; the end of its attempt puts it into the ledger whole.
+
+use kage_core::attempt::Attempt;
+use kage_core::budget::{self, BudgetRule, BudgetUse, CallCost, Decision, Held};
+use kage_core::call::{CallEnd, CallRef, Spent};
+use kage_core::event::{Event, EventBody};
+use kage_core::id::AgentId;
+use kage_core::job::JobKind;
+use kage_core::ledger::{CallRow, Reservation};
+use kage_core::price::{PriceTable, Used};
+use kage_core::session::Session;
+use kage_core::time::Timestamp;
+
+use super::{Command, job_of, session_of, task_of};
+use crate::store::command::{CallSettled, Claim, CommitCall, ReleaseCall, ReserveCall, Reserved};
+use crate::store::rows::{Failed, Rows, TaskHead};
+use crate::store::unit::Key;
+
+impl Command for ReserveCall {
+    type Outcome = Reserved;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Calling {
+            attempt: self.claim.attempt,
+            call: self.call,
+            rules: self.rules.clone(),
+            now: self.now,
+        }]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Reserved, Failed> {
+        let attempt = match authorised(rows, &self.claim, self.agent)? {
+            Ok(attempt) => attempt,
+            Err(reason) => return Ok(Reserved::Stale(reason)),
+        };
+        if let Some(reserved) = rows.reservation(attempt.id, self.call)? {
+            // Its answer was lost.
+            return Ok(Reserved::Granted {
+                output: reserved.output,
+                warning: None,
+            });
+        }
+        if rows.has_call(attempt.id, &self.call.to_string())? {
+            return Ok(Reserved::Stale("the call has ended".to_owned()));
+        }
+        let head = task_of(rows, &attempt)?;
+        let row = job_of(rows, &attempt)?;
+        if row.job.kind != JobKind::Session {
+            return Ok(Reserved::Stale("only sessions call models".to_owned()));
+        }
+        let budgets = budgets(rows, &head, &attempt, &self.rules, self.now)?;
+        let cost = CallCost::of(&self.ask, &self.prices, self.now);
+        Ok(match budget::decide(&self.ask, cost, &budgets, self.now) {
+            Decision::Unlimited => Reserved::Unlimited,
+            Decision::Granted {
+                output,
+                money,
+                tokens,
+                warning,
+            } => {
+                rows.put_reservation(&Reservation {
+                    attempt: attempt.id,
+                    call: self.call,
+                    task: head.id,
+                    session: attempt.session,
+                    project: head.project,
+                    person: head.created_by,
+                    account: self.ask.account,
+                    model: self.ask.model,
+                    input: self.ask.input,
+                    output: output.get(),
+                    held: Held {
+                        money,
+                        tokens,
+                        until: self.held_until,
+                    },
+                    at: self.now,
+                })?;
+                Reserved::Granted {
+                    output: output.get(),
+                    warning,
+                }
+            }
+            Decision::Wait { reason } => Reserved::Wait(reason),
+            Decision::Refused { reason } => Reserved::Refused(reason),
+        })
+    }
+}
+
+impl Command for CommitCall {
+    type Outcome = CallSettled;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Calling {
+            attempt: self.claim.attempt,
+            call: self.call,
+            rules: Vec::new(),
+            now: self.now,
+        }]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<CallSettled, Failed> {
+        let attempt = match authorised(rows, &self.claim, self.agent)? {
+            Ok(attempt) => attempt,
+            Err(reason) => return Ok(CallSettled::Stale(reason)),
+        };
+        let Some(reserved) = rows.reservation(attempt.id, self.call)? else {
+            // Nothing is held back for it: its event tells what it used, or did.
+            return Ok(CallSettled::Nothing);
+        };
+        let head = task_of(rows, &attempt)?;
+        let row = job_of(rows, &attempt)?;
+        let mut session = session_of(rows, &head, &row.job)?;
+        let Spent {
+            model,
+            usage,
+            end,
+            request,
+        } = self.spent;
+        let call = CallRef {
+            id: self.call,
+            account: reserved.account.clone(),
+            end,
+            request,
+        };
+        let told = Told {
+            model: &model,
+            usage: &usage,
+            reported: None,
+            metered: true,
+            call: Some(&call),
+        };
+        let name = self.call.to_string();
+        book(
+            rows,
+            (&head, &attempt, &mut session),
+            (name, told),
+            &self.prices,
+            self.now,
+        )?;
+        rows.save_session(&session)?;
+        Ok(CallSettled::Settled)
+    }
+}
+
+impl Command for ReleaseCall {
+    type Outcome = CallSettled;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Calling {
+            attempt: self.claim.attempt,
+            call: self.call,
+            rules: Vec::new(),
+            now: self.now,
+        }]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<CallSettled, Failed> {
+        let attempt = match authorised(rows, &self.claim, self.agent)? {
+            Ok(attempt) => attempt,
+            Err(reason) => return Ok(CallSettled::Stale(reason)),
+        };
+        if rows.reservation(attempt.id, self.call)?.is_none() {
+            return Ok(CallSettled::Nothing);
+        }
+        rows.remove_reservation(attempt.id, self.call)?;
+        Ok(CallSettled::Settled)
+    }
+}
+
+/// The attempt of a claim; the inner error says why it has no authority.
+fn authorised(rows: &mut dyn Rows, claim: &Claim, agent: Option<AgentId>) -> Result<Result<Attempt, String>, Failed> {
+    let Some(attempt) = rows.attempt(claim.attempt)? else {
+        return Ok(Err("no such attempt was started".to_owned()));
+    };
+    let speaker = agent.unwrap_or(attempt.agent);
+    let authority = attempt.authorise(&claim.token_hash, speaker);
+    Ok(authority.map(|()| attempt).map_err(|stale| stale.to_string()))
+}
+
+/// What was used of every budget that a call of this attempt counts against.
+pub(super) fn budgets(
+    rows: &mut dyn Rows,
+    head: &TaskHead,
+    attempt: &Attempt,
+    rules: &[BudgetRule],
+    now: Timestamp,
+) -> Result<Vec<BudgetUse>, Failed> {
+    let mut used = Vec::new();
+    for rule in head.policy.budget.rules().chain(rules.iter().copied()) {
+        let of = (head.id, attempt.session);
+        let Some(key) = rule.scope.key(of, &head.project, head.created_by.as_deref(), now) else {
+            continue;
+        };
+        let (spent, held) = rows.used_of(&key)?;
+        used.push(BudgetUse { rule, spent, held });
+    }
+    Ok(used)
+}
+
+/// What is told of a call or by a report.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    model: &'a str,
+    usage: &'a kage_core::usage::Usage,
+    reported: Option<kage_core::usage::PicoUsd>,
+    metered: bool,
+    call: Option<&'a CallRef>,
+}
+
+/// Books the usage that an event tells of, unless its call is in the ledger already. Returns the new row.
+pub(super) fn book_event(
+    rows: &mut dyn Rows,
+    of: (&TaskHead, &Attempt, &mut Session),
+    event: &Event,
+    prices: &PriceTable,
+    now: Timestamp,
+) -> Result<Option<CallRow>, Failed> {
+    let EventBody::UsageRecorded {
+        model,
+        usage,
+        reported,
+        metered,
+        tools: _,
+        call,
+    } = &event.body
+    else {
+        return Ok(None);
+    };
+    // A report of tools alone.
+    if usage.is_zero() && !metered && reported.is_none() {
+        return Ok(None);
+    }
+    let name = name(event);
+    if call.is_some() && rows.has_call(of.1.id, &name)? {
+        return Ok(None);
+    }
+    let told = Told {
+        model,
+        usage,
+        reported: *reported,
+        metered: *metered,
+        call: call.as_ref(),
+    };
+    book(rows, of, (name, told), prices, now).map(Some)
+}
+
+/// The name in the ledger of what an event tells.
+pub(super) fn name(event: &Event) -> String {
+    match &event.body {
+        EventBody::UsageRecorded { call: Some(call), .. } => call.id.to_string(),
+        _ => CallRow::name_of_report(event.seq),
+    }
+}
+
+/// Writes the row of a call, adds it to its session, and gives back what was held for it. A call whose usage
+/// is not known counts for all that was held.
+fn book(
+    rows: &mut dyn Rows,
+    (head, attempt, session): (&TaskHead, &Attempt, &mut Session),
+    (name, told): (String, Told<'_>),
+    prices: &PriceTable,
+    now: Timestamp,
+) -> Result<CallRow, Failed> {
+    let reserved = match told.call {
+        Some(call) => rows.reservation(attempt.id, call.id)?,
+        None => None,
+    };
+    let is_unknown = told.usage.total() == 0 && told.usage.unreported.of_the_bill();
+    let (usage, charge) = match &reserved {
+        Some(reserved) if is_unknown => (reserved.usage(), session.charge_held(reserved)),
+        _ => {
+            let used = Used {
+                model: told.model,
+                usage: told.usage,
+                reported: told.reported,
+                metered: told.metered,
+                // Agents that name no calls tell of each metered one.
+                call: (told.metered).then(|| told.call.map_or(CallEnd::Whole, |call| call.end)),
+            };
+            (*told.usage, session.charge(used, prices, now))
+        }
+    };
+    let row = CallRow {
+        attempt: attempt.id,
+        name,
+        task: head.id,
+        session: session.id,
+        project: head.project.clone(),
+        person: head.created_by.clone(),
+        adapter: session.adapter.clone(),
+        account: told.call.map(|call| call.account.clone()),
+        model: told.model.to_owned(),
+        usage,
+        reported: told.reported,
+        money: charge.money,
+        price: charge.price,
+        metered: told.metered,
+        end: told.call.map(|call| call.end),
+        request: told.call.and_then(|call| call.request.clone()),
+        at: now,
+    };
+    rows.insert_call(&row)?;
+    if let Some(reserved) = reserved {
+        rows.remove_reservation(attempt.id, reserved.call)?;
+    }
+    Ok(row)
+}
+
+/// Puts the calls of an attempt that ends, and that nothing more was heard of, into the ledger whole.
+pub(super) fn close(
+    rows: &mut dyn Rows,
+    head: &TaskHead,
+    attempt: &Attempt,
+    session: &mut Session,
+    now: Timestamp,
+) -> Result<(), Failed> {
+    for reserved in rows.reservations_of(attempt.id)? {
+        let charge = session.charge_held(&reserved);
+        rows.insert_call(&CallRow {
+            attempt: attempt.id,
+            name: reserved.call.to_string(),
+            task: head.id,
+            session: session.id,
+            project: head.project.clone(),
+            person: head.created_by.clone(),
+            adapter: session.adapter.clone(),
+            account: Some(reserved.account.clone()),
+            model: reserved.model.clone(),
+            usage: reserved.usage(),
+            reported: None,
+            money: charge.money,
+            price: charge.price,
+            metered: true,
+            end: None,
+            request: None,
+            at: now,
+        })?;
+        rows.remove_reservation(attempt.id, reserved.call)?;
+    }
+    Ok(())
+}
