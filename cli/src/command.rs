@@ -93,8 +93,8 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Merge(args) => Box::pin(merge::run(&invocation, args)).await,
         Command::Checkout(args) => checkout::run(&invocation, args).await,
         Command::Select(args) => select::run(&invocation, args).await,
-        Command::Send(args) => send::run(&invocation, args).await,
-        Command::Fork(args) => fork::run(&invocation, args).await,
+        Command::Send(args) => Box::pin(send::run(&invocation, args)).await,
+        Command::Fork(args) => Box::pin(fork::run(&invocation, args)).await,
         Command::Verify(args) => verify::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
         Command::Rm(args) => rm::run(&invocation, args).await,
@@ -140,6 +140,6 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Completions(args) => shell::completions(invocation.out, &args),
         Command::Man(args) => shell::man(&args),
         Command::Doctor(args) => doctor::run(&invocation, args).await,
-        Command::Demo(args) => demo::run(&invocation, &args).await,
+        Command::Demo(args) => Box::pin(demo::run(&invocation, &args)).await,
     }
 }

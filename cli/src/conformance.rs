@@ -79,7 +79,8 @@ impl Finding {
 fn environment(manifest: &Manifest, url: &str) -> AgentEnvironment {
     let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     let mut set = |name: &str, value: String| drop(all.insert(name.into(), value.into()));
-    for name in manifest.env.secret.iter().chain(&manifest.env.require) {
+    let (secret, require) = (&manifest.env.secret, &manifest.env.require);
+    for name in if secret.is_empty() { require } else { secret } {
         set(name, "sk-of-the-check".to_owned());
     }
     for name in &manifest.network.from {
@@ -93,6 +94,13 @@ fn environment(manifest: &Manifest, url: &str) -> AgentEnvironment {
     }
     for name in ["NO_PROXY", "no_proxy"] {
         set(name, "127.0.0.1".to_owned());
+    }
+    // What lets it in without a key, as a folder with the person's login.
+    for name in require
+        .iter()
+        .filter(|name| !secret.is_empty() && !secret.contains(name))
+    {
+        all.remove(std::ffi::OsStr::new(name));
     }
     AgentEnvironment::new(all)
 }
@@ -173,7 +181,10 @@ impl<'a> Check<'a> {
             return Ok(findings);
         };
         let examples = tools::examples(&first.body);
-        let turn = tools::write(self.manifest.family(), &first.body, FILE);
+        // A call before the one with the task may have no tools.
+        let turn = answered
+            .iter()
+            .find_map(|request| tools::write(self.manifest.family(), &request.body, FILE));
         // Whoever makes up examples hears the first of them again: the answer came at another turn.
         let call = match &run.end {
             AdapterEnd::Done { .. } => Ok("it calls its provider, and says when it is done".to_owned()),
@@ -412,5 +423,25 @@ fn edited(run: &Run) -> Result<String, String> {
             words(end)
         )),
         (end, true) => Err(format!("it wrote the file, and ended so: {}", words(end))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_and_no_login_of_the_persons_is_used() {
+        let of = |env: &str| {
+            let text = format!("name = 'x'\ncommand = 'x'\n[network]\nfrom = ['X_URL']\n[env]\n{env}");
+            let manifest = Manifest::parse(&text, std::path::Path::new("/x.toml")).unwrap();
+            let environment = environment(&manifest, "http://127.0.0.1:1");
+            move |name: &str| environment.text(name).map(str::to_owned)
+        };
+        let value = of("secret = ['X_KEY']\nrequire = ['X_KEY', 'HOME']");
+        assert_eq!(value("X_KEY").as_deref(), Some("sk-of-the-check"));
+        assert_eq!(value("X_URL").as_deref(), Some("http://127.0.0.1:1/v1"));
+        assert_eq!(value("HOME"), None, "a folder that lets it in is the person's");
+        assert_eq!(of("require = ['X_KEY']")("X_KEY").as_deref(), Some("sk-of-the-check"));
     }
 }

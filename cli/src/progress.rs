@@ -17,7 +17,7 @@ use crate::view;
 #[derive(Debug)]
 pub enum Progress {
     /// Rows that are painted again in place.
-    Rows(Rows),
+    Rows(Box<Rows>),
     /// One line per change.
     Lines(Lines),
     /// Nothing.
@@ -60,7 +60,7 @@ impl Progress {
     pub fn on_terminal() -> Self {
         let screen = Screen::stderr();
         match screen.is_terminal {
-            true => Self::Rows(Rows::on(screen, Live::new())),
+            true => Self::Rows(Box::new(Rows::on(screen, Live::new()))),
             false => Self::Silent,
         }
     }

@@ -44,7 +44,7 @@ impl RunPlan {
     pub fn of(flags: &RunOptions, settings: &Settings, place: &WorkFolder) -> anyhow::Result<Self> {
         let user = &settings.run;
         let all = place.options(flags, user);
-        if !all.ladder.is_empty() && !(all.with.is_empty() && all.first_verified.is_none()) {
+        if !all.ladder.is_empty() && (!all.with.is_empty() || all.first_verified.is_some()) {
             let text = "a ladder names who works, one after the other: leave out --with and --first-verified";
             return Err(Refusal::usage(text).into());
         }

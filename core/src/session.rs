@@ -476,7 +476,7 @@ mod tests {
                 at: Timestamp::from_millis(1),
                 body: EventBody::Warning(text.to_owned()),
             };
-            session.record(&event, PriceTable::builtin(), Timestamp::from_millis(1));
+            session.record(&event, Timestamp::from_millis(1));
             session.warnings.clone()
         };
         assert_eq!(warn("a host was refused"), ["a host was refused"]);

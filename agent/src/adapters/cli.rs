@@ -34,8 +34,8 @@ use crate::adapters::metered::MeteredProvider;
 use crate::adapters::port::{
     Adapter, AdapterEnd, Admission, Reporter, ReporterClosed, Resumes, SessionInput, SessionLimits,
 };
+use crate::adapters::session_file::FilePlace;
 use crate::adapters::session_file::SessionFile;
-use crate::adapters::session_file::beneath::Beneath;
 use crate::logins::{Login, Logins};
 use crate::process::excerpt::{HeadTail, one_line};
 use crate::process::{
@@ -57,7 +57,7 @@ pub(in crate::adapters) struct Prepared {
     pub(in crate::adapters) command: Command,
     pub(in crate::adapters) runner: Runner,
     /// The file in which the program counts tokens.
-    usage_file: Option<Beneath>,
+    usage_file: Option<FilePlace>,
 }
 
 /// A command-line program as an adapter.

@@ -8,7 +8,7 @@ use crate::output::note;
 
 pub(super) async fn run(invocation: &Invocation, args: &Demo) -> anyhow::Result<Exit> {
     let root = tempfile::Builder::new().prefix("kage-demo-").tempdir()?;
-    let exit = demo::show(invocation, root.path()).await;
+    let exit = Box::pin(demo::show(invocation, root.path())).await;
     if args.keep || exit.is_err() {
         note(&format!("everything is kept in {}", root.keep().display()));
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::args::{Format, Logs};
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
-use crate::output::Output;
+use crate::output::{Output, note};
 use crate::tasks;
 use crate::terminal::{Ink, Painted};
 use crate::transcript::{self, Lines};

@@ -145,7 +145,10 @@ async fn a_context_is_stored_once_and_what_was_sent_is_counted() {
     assert_eq!(cluster.http(&path, &[door], b"").await.0, 404);
     let again = contexts.put_context(put("p3", &text)).await.unwrap().into_inner();
     assert!(!again.created, "its row is there");
-    assert_eq!(cluster.http(&path, &[door], b"").await, (200, text.clone().into_bytes()));
+    assert_eq!(
+        cluster.http(&path, &[door], b"").await,
+        (200, text.clone().into_bytes())
+    );
 
     let mut unknown = spec(&["one"]);
     unknown.context_base = Some(Digest::of(b"never put"));

@@ -176,7 +176,7 @@ fn every_budget_counts_and_the_narrowest_decides() {
 fn an_unpriced_model_needs_a_token_cap_under_a_money_budget() {
     let ask = ask("nobody-knows-1", 1_000, 64_000);
     let budget = used(BudgetScope::Task, money(USD), 0, &[]);
-    let Decision::Refused { reason } = on(&ask, &[budget.clone()]) else {
+    let Decision::Refused { reason } = on(&ask, std::slice::from_ref(&budget)) else {
         panic!("it was not refused");
     };
     assert!(

@@ -9,7 +9,6 @@ use super::*;
 use crate::checkpoint::{CheckpointReason, Head, Resumes, TakenCheckpoint, WorktreeChoice};
 use crate::event::{DiffStat, Event, EventBody};
 use crate::fallback::Fallback;
-use crate::price::PriceTable;
 use crate::task::VerifyPolicy;
 
 mod messages;

@@ -37,7 +37,7 @@ fn sessions(count: usize) -> String {
 
 fn saved(task: &Task, rows: &[ReportRow], spared: &[&ReportRow]) -> String {
     let ended = |row: &&ReportRow| row.session.spared.is_none() && row.session.started_at.is_some();
-    let costs: Option<Vec<i128>> = rows.iter().filter(ended).map(|row| known(row)).collect();
+    let costs: Option<Vec<i128>> = rows.iter().filter(ended).map(known).collect();
     let Some(costs) = costs.filter(|costs| !costs.is_empty()) else {
         return "how much that saved is unknown, because the costs of those that worked to their end are".to_owned();
     };

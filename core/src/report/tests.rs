@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::call::CallEnd;
-use crate::event::{DiffStat, Event, EventBody, ResultCommit, Verdict};
+use crate::event::{DiffStat, ResultCommit, Verdict};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AttemptId, ProjectId, SessionId};
 use crate::price::{PriceTable, Used};

@@ -23,8 +23,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::{Worktree, listed};
 use super::submodules::filled_at;
+use super::{Worktree, listed};
 use crate::beneath::{Beneath, Parent};
 use crate::error::{GitError, blocking};
 use crate::loose::check_loose;

@@ -438,6 +438,7 @@ impl Conversation {
                 reported: cost,
                 metered: false,
                 tools,
+                call: None,
             }));
         }
     }

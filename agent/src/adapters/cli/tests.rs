@@ -13,7 +13,7 @@ use kage_core::usage::Usage;
 
 use super::*;
 use crate::adapters::port::{Beginning, Report};
-use crate::adapters::session_file::FilePlace;
+use crate::adapters::session_file::beneath::Beneath;
 
 mod claude;
 mod failures;

@@ -8,7 +8,6 @@ use kage_proto::convert::agent::AttemptKey;
 use kage_proto::v1;
 use kage_proto::v1::model_gate_service_server::{ModelGateService, ModelGateServiceServer};
 use kage_proto::v1::reserve_response::Answer;
-use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::*;
@@ -85,6 +84,7 @@ impl ModelGateService for FakeGate {
                 Answer::Granted(v1::ReserveGranted {
                     output_limit: self.output.min(request.output_usual),
                     held_for: None,
+                    warning: String::new(),
                 })
             }
         };
@@ -137,7 +137,7 @@ async fn start(grants: u32, output: u32, waits: Vec<&'static str>) -> (Gate, Log
     drop(tokio::spawn(async move { axum::serve(listener, router).await }));
     let connect = Arc::new(move || Client::connect_lazy(&url, "token"));
     let random = Arc::new(rand::random::<u128>);
-    let client = GateClient::new(connect, random, TaskTracker::new(), CancellationToken::new());
+    let client = GateClient::new(connect, random, CancellationToken::new());
     let key = AttemptKey {
         attempt: AttemptId::from_random(1),
         token: AttemptToken::from_random(2),

@@ -265,7 +265,6 @@ pub(super) fn append(attempt: u128, agent: u128, events: Vec<Event>) -> AppendEv
         events,
         next_job: JobId::from_random((1 << 100) + attempt),
         jitter: Jitter::from_random(attempt),
-        rules: Vec::new(),
         prices: Arc::clone(&PRICES),
         rules: Vec::new(),
         now: at(10_000 + attempt as u64),

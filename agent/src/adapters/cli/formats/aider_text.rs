@@ -21,8 +21,8 @@ use kage_core::time::LocalTime;
 use kage_core::usage::{PicoUsd, Unreported, Usage, UsageClass};
 use serde_json::Value;
 
+use super::super::dollars::pico;
 use super::super::lines::{Line, Lines};
-use super::dollars::pico;
 use super::event_lines::{activity, number_at, text, text_at, used, values_of};
 use super::{Format, Outcome, Reader, Rules};
 use crate::adapters::port::Report;
@@ -167,6 +167,7 @@ fn used_without_tools(usage: Usage, reported: Option<PicoUsd>) -> Report {
             reported,
             metered,
             tools: None,
+            call: None,
         }),
         other => other,
     }

@@ -11,7 +11,7 @@ use kage_core::tool_uses::ToolUses;
 use kage_core::usage::{PicoUsd, Unreported, Usage, UsageClass};
 use serde_json::Value;
 
-use super::dollars::pico;
+use super::super::dollars::pico;
 use super::event_lines::{
     EventLines, Events, UNNAMED, called, describe, number_at, said, text, text_at, tool_failed, used,
 };
