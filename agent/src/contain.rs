@@ -50,9 +50,9 @@ pub(crate) const NOT_BUILT: &str = "its box could not be built; its error output
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum AskedTier {
     /// T1 where its probes all fail here, and T0 elsewhere.
+    #[default]
     #[serde(rename = "usual")]
     Usual,
-    #[default]
     T0,
     T1,
     T2,
@@ -273,7 +273,7 @@ mod tests {
             assert_eq!(asked(text).named(), named, "{text}");
         }
         assert!(serde_json::from_value::<AskedTier>("t9".into()).is_err());
-        assert_eq!(AskedTier::default(), AskedTier::T0);
+        assert_eq!(AskedTier::default(), AskedTier::Usual);
         assert_eq!(Boxes::none("why").room(Vec::new(), Vec::new()), None);
     }
 }

@@ -13,6 +13,7 @@ pub mod tree;
 pub mod usage;
 
 pub mod checkpoint;
+pub mod contain;
 pub mod context;
 pub mod context_split;
 pub mod dispatch;

@@ -48,6 +48,15 @@ pub struct Cluster {
     root: Root,
 }
 
+/// The folder of a system to which programs of its sessions may write besides their own.
+const OUTSIDE: &str = "outside";
+
+/// [`Cluster::outside`], for an agent that finds itself with the TMPDIR that the system gives its agents.
+#[must_use]
+pub fn outside_beside(tmp: &Path) -> Vec<PathBuf> {
+    tmp.parent().map(|root| root.join(OUTSIDE)).into_iter().collect()
+}
+
 /// A process adapter, described only by a manifest, that runs a script.
 pub const SHELL: &str = "shell";
 
@@ -166,9 +175,13 @@ impl Cluster {
     #[must_use]
     pub fn prepare(programs: Programs) -> Self {
         let root = Root::new("kage-cluster-");
-        for directory in ["home", "logs", "tmp", "repositories"] {
+        for directory in ["home", "logs", "tmp", "repositories", OUTSIDE] {
             std::fs::create_dir(root.path().join(directory)).expect("a directory can be made");
         }
+        let settings = root.path().join("home/.config/kage");
+        std::fs::create_dir_all(&settings).expect("a directory can be made");
+        let open = format!("[agent.contain]\nwrite = [{:?}]\n", root.path().join(OUTSIDE));
+        std::fs::write(settings.join("config.toml"), open).expect("settings can be written");
         Self {
             programs,
             coordinator: None,
@@ -323,6 +336,12 @@ impl Cluster {
     #[must_use]
     pub fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    /// A folder outside of every worktree to which programs of sessions may write, whatever box they are in.
+    #[must_use]
+    pub fn outside(&self) -> PathBuf {
+        self.root.path().join(OUTSIDE)
     }
 
     #[must_use]

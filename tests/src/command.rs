@@ -33,6 +33,9 @@ impl Said {
     }
 }
 
+/// Where programs of sessions may write besides their own folders.
+const OUTSIDE: &str = "outside";
+
 impl Person {
     /// A machine on which nothing of Kage has run yet.
     #[must_use]
@@ -40,7 +43,17 @@ impl Person {
     pub fn new() -> Self {
         let root = Root::new("kage-person-");
         std::fs::create_dir_all(root.path().join("config/kage/adapters")).expect("a folder");
+        std::fs::create_dir(root.path().join(OUTSIDE)).expect("a folder");
+        let open = format!("[agent.contain]\nwrite = [{:?}]\n", root.path().join(OUTSIDE));
+        std::fs::write(root.path().join("config/kage/config.toml"), open).expect("settings");
         Self { root }
+    }
+
+    /// A folder outside of every worktree to which programs of sessions may write, whatever box they are in,
+    /// unless a test brings settings of its own.
+    #[must_use]
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.path(OUTSIDE).join(name)
     }
 
     #[must_use]

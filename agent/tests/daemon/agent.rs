@@ -264,7 +264,10 @@ impl Agent {
         let ports = Ports::system(Registry::from([("scripted".parse().unwrap(), adapter)]));
         let config = Config {
             caches: kage_core::caches::CacheSettings::default(),
-            contain: Default::default(),
+            contain: kage_agent::contain::ContainSettings {
+                tier: kage_agent::contain::AskedTier::T0,
+                ..Default::default()
+            },
             contained,
             network: Default::default(),
             state_dir: state.to_owned(),

@@ -34,7 +34,7 @@ pub struct Held {
 impl Held {
     /// Starts a session on the current commit of `repo`.
     pub async fn start(mut cluster: Cluster, repo: &Repo) -> anyhow::Result<Self> {
-        let place = cluster.root().join("held-worktree");
+        let place = cluster.outside().join("held-worktree");
         let manifest = format!(
             "name = \"{ADAPTER}\"\ncommand = \"sh\"\nargs = [\"-c\", 'pwd > \"{0}.new\" && mv \"{0}.new\" \"{0}\" && exec sleep 100000']\n",
             place.display()

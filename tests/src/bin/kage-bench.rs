@@ -14,7 +14,8 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    baseline, checkpoint, context, context_split, dispatch, idle, neighbour, recovery, restore, stream, task, workspace,
+    baseline, checkpoint, contain, context, context_split, dispatch, idle, neighbour, recovery, restore, stream, task,
+    workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,8 @@ enum Bench {
     Workspace,
     /// A checkout of another program beside a busy agent.
     CheckoutNeighbour,
+    /// What a box adds to the start of a program, and to a build.
+    Contain,
 }
 
 impl Bench {
@@ -86,6 +89,7 @@ impl Bench {
             Self::Task => task::run(task::Size::default()).await,
             Self::Workspace => workspace::run(workspace::Size::default()).await,
             Self::CheckoutNeighbour => neighbour::run(neighbour::Size::default()).await,
+            Self::Contain => contain::run(contain::Size::default()).await,
         }
     }
 
@@ -100,7 +104,8 @@ impl Bench {
             | Self::Recovery
             | Self::Fleet
             | Self::Checkpoint
-            | Self::Restore => vec![Medium::Here],
+            | Self::Restore
+            | Self::Contain => vec![Medium::Here],
         }
     }
 
@@ -224,7 +229,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             let token = std::fs::read_to_string(&token_file).context("the token file can be read")?;
             let config = kage_agent::Config {
                 caches: kage_core::caches::CacheSettings::default(),
-                contain: Default::default(),
+                contain: kage_agent::contain::ContainSettings {
+                    // As the settings of a harness's other agents have it: where sessions say how far they are.
+                    write: kage_tests::cluster::outside_beside(&std::env::temp_dir()),
+                    ..Default::default()
+                },
                 contained: kage_core::contain::Containment::NOTHING,
                 network: Default::default(),
                 state_dir: state,

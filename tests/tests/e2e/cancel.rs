@@ -20,7 +20,7 @@ fn alive(pid: u32) -> bool {
 #[tokio::test]
 async fn cancelling_a_task_leaves_no_process_behind() {
     let mut cluster = Cluster::start().await;
-    let pids = cluster.root().join("pids");
+    let pids = cluster.outside().join("pids");
     std::fs::create_dir(&pids).unwrap();
     // One child in its own session, one orphan, and one that ignores SIGTERM.
     let script = format!(

@@ -167,7 +167,7 @@ sleep 1000
 #[tokio::test]
 async fn a_running_session_is_sent_back_in_its_worktree_and_nothing_is_lost() {
     let person = Person::new();
-    let dir = person.path("told");
+    let dir = person.outside("told");
     std::fs::create_dir(&dir).unwrap();
     person.adapter("worker", &format!("dir='{}'\n{WORKER}", dir.display()));
     let repo = Repo::sample(&person.path("repo"));

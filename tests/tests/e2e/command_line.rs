@@ -210,7 +210,7 @@ async fn what_verify_starts_ends_with_it() {
     let person = Person::new();
     person.adapter("fixer", FIX);
     let repo = Repo::sample(&person.path("repo"));
-    let numbers = person.path("numbers");
+    let numbers = person.outside("numbers");
     // In its own session and ignoring signals, like a server that a test forgot.
     let verify = format!(
         "setsid sh -c 'trap \"\" TERM HUP; echo $$ >> {numbers}; while :; do sleep 0.1; done' >/dev/null 2>&1 </dev/null &

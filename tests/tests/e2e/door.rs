@@ -41,4 +41,9 @@ async fn sessions_and_verify_reach_what_is_listed_and_a_refusal_is_told_once() {
     );
     let refused = "registry.example.com is not on the list of this agent: [network] allow = [\"registry.example.com\"]";
     assert_eq!(run.err.matches(refused).count(), 1, "{run:#?}");
+    // What a person reads later, when nothing watched.
+    let logs = person.kage(repo.path(), &["logs"]).await;
+    assert_eq!(logs.err.matches(refused).count(), 1, "{logs:#?}");
+    let compared = person.kage(repo.path(), &["compare"]).await;
+    assert!(compared.out.contains(refused), "{compared:#?}");
 }

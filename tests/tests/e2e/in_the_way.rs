@@ -106,7 +106,7 @@ async fn an_agent_on_a_copied_state_folder_is_not_let_in_and_ends_nothing() {
     })
     .await;
 
-    let (copy, log) = (cluster.root().join("copy"), cluster.root().join("copy.log"));
+    let (copy, log) = (cluster.outside().join("copy"), cluster.root().join("copy.log"));
     std::fs::create_dir(&copy).unwrap();
     std::fs::copy(cluster.agent_dir("original").join("agent-id"), copy.join("agent-id")).unwrap();
     let token = cluster.data_dir().join("token");

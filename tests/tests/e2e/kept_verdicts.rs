@@ -49,7 +49,7 @@ async fn the_base_of_many_tasks_is_verified_once() {
     }
     cluster.add_agent(options).await;
     let repo = cluster.sample();
-    let count = cluster.root().join("count");
+    let count = cluster.outside().join("count");
     let verify = format!("echo ran >> '{}'; test -e test.sh", count.display());
 
     let (first, report) = run(&cluster, &repo, "first", &verify, false).await;

@@ -137,7 +137,7 @@ fn files_with(folder: &Path, bytes: &[u8], found: &mut Vec<PathBuf>) {
 #[tokio::test]
 async fn eight_sessions_across_an_expiry_work_on_and_the_person_stays_logged_in() {
     let person = Person::new();
-    let (accepted, go, begun) = (person.path("accepted"), person.path("go"), person.path("begun"));
+    let (accepted, go, begun) = (person.path("accepted"), person.path("go"), person.outside("begun"));
     let provider = Provider::start(accepted.clone()).await;
     fs::create_dir(&begun).unwrap();
     // It begins, waits until its token may have ended, and asks the provider. It says what it has.

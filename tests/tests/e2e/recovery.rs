@@ -12,7 +12,7 @@ use serde_json::json;
 #[tokio::test]
 async fn a_used_up_limit_is_waited_for_and_a_full_disk_is_left() {
     let mut cluster = Cluster::start().await;
-    let runs = cluster.root().join("runs");
+    let runs = cluster.outside().join("runs");
     let script = format!(
         "echo >> '{runs}'\n\
          case $(wc -l < '{runs}') in\n\

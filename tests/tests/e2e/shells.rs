@@ -44,7 +44,7 @@ async fn a_task_has_what_its_shell_has_although_the_daemon_was_started_without_i
 
     // Meanwhile the person installs a tool, puts it into PATH, writes an adapter for it, and exports its
     // key. The session plants a program of the tool's name in front of it.
-    let (early, tools) = (person.path("early"), person.path("tools"));
+    let (early, tools) = (person.outside("early"), person.path("tools"));
     fs::create_dir(&early).unwrap();
     program(&tools.join("my-tool"), "echo real");
     let split = CANARY.split_at(9);
@@ -104,4 +104,33 @@ async fn a_task_has_what_its_shell_has_although_the_daemon_was_started_without_i
     let mut found = Vec::new();
     files_with_the_key(&person.path(""), &mut found);
     assert_eq!(found, Vec::<PathBuf>::new());
+}
+
+/// What a shell hands over names programs that the agent runs, to ask them for their versions.
+#[tokio::test]
+async fn a_program_of_a_session_hands_nothing_over() {
+    let person = Person::new();
+    let ask = r#"import os, socket
+ask = socket.socket(socket.AF_UNIX)
+ask.settimeout(60)
+ask.connect(os.environ['SOCKET'])
+ask.sendall(b'{"compare":{"values":{"PATH":"/planted"}}}\n')
+open('answer.txt', 'wb').write(b'<' + ask.makefile('rb').read() + b'>')
+"#;
+    let socket = person.path("state/agent/shell.sock");
+    // In a process that its parent left, too.
+    let script = format!(
+        "cat >/dev/null; cat > ask.py <<'END'\n{ask}END\nexport SOCKET={}; (setsid python3 ask.py & ); \
+         until [ -s answer.txt ]; do sleep 0.02; done; cat answer.txt",
+        socket.display()
+    );
+    person.adapter("asker", &script);
+    let repo = Repo::sample(&person.path("repo"));
+    let run = person.kage(repo.path(), &["run", "ask", "--with", "asker"]).await;
+    assert_eq!(run.code, 0, "{run:#?}");
+    let logs = person.kage(repo.path(), &["logs"]).await;
+    assert_eq!(logs.out.trim(), "<>", "{logs:#?}");
+    // A person's own command gets an answer.
+    let doctor = person.kage(repo.path(), &["doctor", "--format", "json"]).await.json();
+    assert_eq!(doctor["daemon"]["differs"], serde_json::json!([]), "{doctor:#}");
 }

@@ -314,10 +314,10 @@ async fn the_base_is_checked_once_beside_the_sessions_that_start_from_it() {
 #[tokio::test]
 async fn programs_that_an_earlier_session_put_into_path_forge_no_verdict() {
     let mut cluster = Cluster::start().await;
-    // The first folder of PATH, like ~/.local/bin, is one that sessions can write.
-    let first = cluster.root().join("bin");
+    // The first folder of PATH, like ~/.local/bin, is one that sessions can write, so this agent has no T1.
+    let first = cluster.outside().join("bin");
     std::fs::create_dir(&first).unwrap();
-    let mark = cluster.root().join("forged");
+    let mark = cluster.outside().join("forged");
     let planting = format!(
         "for name in sh git make python3 grep; do
 printf '#!/bin/sh\\necho $0 >> %s\\nexit 0\\n' '{mark}' > '{first}'/$name; chmod 755 '{first}'/$name; done\n",
@@ -356,7 +356,7 @@ printf '#!/bin/sh\\necho $0 >> %s\\nexit 0\\n' '{mark}' > '{first}'/$name; chmod
 #[tokio::test]
 async fn a_program_that_is_put_into_path_while_verify_runs_forges_no_verdict() {
     let mut cluster = Cluster::start().await;
-    let first = cluster.root().join("bin");
+    let first = cluster.outside().join("bin");
     std::fs::create_dir(&first).unwrap();
     let options = AgentOptions::named("agent")
         .with_path_of(&first.join("any"))

@@ -223,7 +223,10 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
             let labels = [("ground".to_owned(), REPOSITORY.to_owned())].into();
             let config = kage_agent::Config {
                 caches: kage_core::caches::CacheSettings::default(),
-                contain: Default::default(),
+                contain: kage_agent::contain::ContainSettings {
+                    tier: kage_agent::contain::AskedTier::T0,
+                    ..Default::default()
+                },
                 contained: kage_core::contain::Containment::NOTHING,
                 network: Default::default(),
                 state_dir: world.dir(&name),

@@ -98,3 +98,31 @@ fn this_process_is_told_and_one_that_is_not_there_is_none() {
     assert!(stat(i32::MAX).unwrap().is_none());
     assert_eq!(tracer(i32::MAX), 0);
 }
+
+#[test]
+fn what_this_process_started_is_below_it_and_nothing_else_is() {
+    let this = getpid().as_raw_nonzero().get();
+    let (mut child, process) = sleeping();
+    assert!(is_below_this_process(process.pid).unwrap());
+    let mut shell = std::process::Command::new("sh");
+    let mut shell = shell
+        .args(["-c", "sleep 1000 & echo $!; wait"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut number = String::new();
+    let said = shell.stdout.take().unwrap();
+    io::BufRead::read_line(&mut io::BufReader::new(said), &mut number).unwrap();
+    let grandchild = number.trim().parse().unwrap();
+    assert!(is_below_this_process(grandchild).unwrap());
+    assert!(!is_below_this_process(1).unwrap() && !is_below_this_process(this).unwrap());
+    assert!(!is_below_this_process(stat(this).unwrap().unwrap().parent).unwrap());
+    for process in [child.id(), shell.id(), u32::try_from(grandchild).unwrap()] {
+        let process = Pid::from_raw(i32::try_from(process).unwrap()).unwrap();
+        rustix::process::kill_process(process, Signal::KILL).unwrap();
+    }
+    child.wait().unwrap();
+    shell.wait().unwrap();
+    // Nobody knows of whom it was.
+    assert!(is_below_this_process(process.pid).unwrap());
+}

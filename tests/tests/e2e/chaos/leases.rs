@@ -75,7 +75,7 @@ impl Printing {
     /// Begins it on the agent `far` and waits until something was printed.
     async fn far(cluster: &mut Cluster) -> Self {
         let link = Link::to(cluster.url()).await;
-        let (gate, copy) = (cluster.root().join("gate"), cluster.root().join("copy-far"));
+        let (gate, copy) = (cluster.root().join("gate"), cluster.outside().join("copy-far"));
         let mut far = AgentOptions::named("far").script("lines", until_gate(&gate, &copy));
         far.coordinator_url = Some(link.url());
         cluster.add_agent(far).await;
@@ -141,7 +141,7 @@ async fn a_session_that_was_frozen_goes_on_when_its_lease_is_granted_again() {
 async fn a_session_whose_lease_was_given_away_is_stopped_and_not_believed() {
     let mut cluster = Cluster::start_with(LEASES_ONLY.programs()).await;
     let printing = Printing::far(&mut cluster).await;
-    let (far_copy, near_copy) = (printing.copy.clone(), cluster.root().join("copy-near"));
+    let (far_copy, near_copy) = (printing.copy.clone(), cluster.outside().join("copy-near"));
     let near = AgentOptions::named("near").script("lines", until_gate(&printing.gate, &near_copy));
     cluster.add_agent(near).await;
 

@@ -70,7 +70,7 @@ async fn a_fork_bomb_fails_alone_and_a_neighbour_begins_again_at_no_cost() {
         return;
     };
     let mut cluster = Cluster::start_with(crowd.agents(&Programs::own())).await;
-    let full = cluster.root().join("full");
+    let full = cluster.outside().join("full");
     let bomb = format!(
         "exec perl -e 'while (1) {{ my $p = fork; if (!defined $p) {{ open my $f, \">\", \"{}\"; select undef, undef, \
          undef, 0.02; }} elsif ($p == 0) {{ sleep 600; exit; }} }}'",
@@ -125,7 +125,7 @@ async fn a_session_that_fills_the_disk_fails_alone_and_a_neighbour_goes_on() {
     }
     let mut cluster = Cluster::start().await;
     let _disk = SmallDisk::at(&cluster.agent_dir("crowded"), 48);
-    let (pipe, full) = (cluster.root().join("pipe"), cluster.root().join("full"));
+    let (pipe, full) = (cluster.root().join("pipe"), cluster.outside().join("full"));
     let bomb = format!("yes > big; : > '{}'; exec sleep 600", full.display());
     let options = AgentOptions::named("crowded").slots(2);
     let agent = cluster
