@@ -274,7 +274,7 @@ pub struct Cost {
     /// Id of the task, or its first characters; the whole id of one that was removed [default: all tasks
     /// of the project].
     pub task: Option<String>,
-    /// Only calls since then: a day (2026-01-31), a time (2026-01-31T08:00:00Z), or so long ago (7d, 12h).
+    /// Only calls since then: how long ago (12h, 7d), a day (2026-11-30) or a time (2026-11-30T08:00:00Z).
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// What costs are added up by: adapter, model, person, project, task or day.
@@ -298,9 +298,9 @@ pub struct Compare {
     /// Compare adapters or models instead: how often they succeed, what they use, cost and take.
     #[arg(long, value_enum)]
     pub by: Option<By>,
-    /// With --by: over all tasks of the project that were created in this time, such as 36h or 720h.
-    #[arg(long, value_name = "TIME", value_parser = time::limit, requires = "by", conflicts_with = "task")]
-    pub since: Option<Duration>,
+    /// With --by: over all tasks of the project since then: how long ago (36h, 30d), or a day (2026-11-30).
+    #[arg(long, value_name = "TIME", requires = "by", conflicts_with = "task")]
+    pub since: Option<String>,
 }
 
 /// What sessions are compared by.

@@ -49,7 +49,8 @@ mod watch;
 /// True for commands whose result is a table.
 const fn has_rows(command: &Command) -> bool {
     match command {
-        Command::Ls(_) | Command::Show(_) | Command::Compare(_) => true,
+        Command::Ls(_) | Command::Show(_) | Command::Compare(_) | Command::Cost(_) => true,
+        Command::Adapter(args) => matches!(args.command, AdapterSubcommand::Ls),
         Command::Login(args) => args.command.is_some(),
         Command::Agent(args) => matches!(args.command, AgentSubcommand::Ls),
         Command::Token(args) => matches!(args.command, TokenSubcommand::Ls),
@@ -65,8 +66,8 @@ const fn has_rows(command: &Command) -> bool {
 pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     if cli.global.format == Format::Tsv && !has_rows(&cli.command) {
         return Err(Refusal::usage(
-            "--format tsv is for commands that print a table: ls, show, compare, agent ls, \
-                                   token ls, checkpoint ls; json and jsonl are for all",
+            "--format tsv is for commands that print a table: ls, show, compare, cost, adapter ls, \
+             agent ls, token ls, checkpoint ls; json and jsonl are for all",
         )
         .into());
     }

@@ -98,7 +98,7 @@ mod tests {
     fn the_documents_show_every_key_and_the_defaults_that_there_are() {
         let text = example("coordinator.toml");
         let mut expected = flags::<CoordinatorOptions>();
-        expected.insert("limits".to_owned());
+        expected.extend(["limits", "budgets"].map(str::to_owned));
         assert_eq!(keys(text), expected);
         let shown: CoordinatorOptions = toml::from_str(text).unwrap();
         assert_eq!(shown.token_agents, Some(kage_core::access::Capabilities::RUN));

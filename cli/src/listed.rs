@@ -1,7 +1,6 @@
 //! Which tasks a list has: what the coordinator can be asked, and what only this program looks at.
 
 use std::path::Path;
-use std::time::Duration;
 
 use kage_core::time::Timestamp;
 use kage_git::UserRepo;
@@ -40,7 +39,7 @@ impl Wanted {
                 created_from: args
                     .since
                     .as_deref()
-                    .map(|text| since(text, now))
+                    .map(|text| time::moment(text, now).map_err(Refusal::usage))
                     .transpose()?
                     .map(stamp),
                 ..v1::TaskFilter::default()
@@ -132,27 +131,6 @@ const fn wire(state: State) -> v1::TaskState {
     }
 }
 
-/// A time that is told by how long ago it is, or as a day or a time of this machine's zone.
-fn since(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
-    if let Ok(ago) = time::wait(text) {
-        let at = Duration::from_millis(now.as_millis()).saturating_sub(ago);
-        return Ok(Timestamp::from_millis(0) + at);
-    }
-    let zone = jiff::tz::TimeZone::system();
-    let at = text.parse::<jiff::Timestamp>().or_else(|_| {
-        let local: jiff::civil::DateTime = text.parse()?;
-        local.to_zoned(zone).map(|zoned| zoned.timestamp())
-    });
-    let at = at.map_err(|_| {
-        Refusal::usage(format!(
-            "{text:?} is neither a time such as 90m, 2h or 1d nor a day such as 2026-11-30"
-        ))
-    })?;
-    Ok(Timestamp::from_millis(
-        u64::try_from(at.as_millisecond()).unwrap_or_default(),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,17 +171,5 @@ mod tests {
         assert!(!takes(&["login", "claude"], None));
         assert!(takes(&[], Some("shop")) && takes(&[], Some("shop-1a2b3c")) && takes(&["fix"], Some("shop")));
         assert!(!takes(&[], Some("sho")) && !takes(&["fix"], Some("other")));
-    }
-
-    #[test]
-    fn a_list_begins_some_time_ago_or_on_a_day() {
-        let now = Timestamp::from_millis(200_000_000);
-        let at = |text: &str| since(text, now).map(Timestamp::as_millis).ok();
-        assert_eq!(at("1d"), Some(200_000_000 - 86_400_000));
-        assert_eq!(at("1h30m"), Some(200_000_000 - 5_400_000));
-        assert_eq!(at("9999h"), Some(0));
-        assert_eq!(at("1970-01-02T00:00:00Z"), Some(86_400_000));
-        assert!(at("2026-11-30").is_some() && at("2026-11-30T10:00").is_some());
-        assert_eq!((at("yesterday-ish"), at("")), (None, None));
     }
 }

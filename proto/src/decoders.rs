@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 45] = [
+const KINDS: [Kind; 51] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -72,6 +72,12 @@ const KINDS: [Kind; 45] = [
     decoded::<v1::ListRepositoriesRequest>(),
     decoded::<v1::DeleteRepositoryRequest>(),
     decoded::<v1::VerifyResultRequest>(),
+    decoded::<v1::ReserveRequest>(),
+    decoded::<v1::StartedRequest>(),
+    decoded::<v1::CommitRequest>(),
+    decoded::<v1::ReleaseRequest>(),
+    decoded::<v1::GetCostsRequest>(),
+    decoded::<v1::ListCallsRequest>(),
 ];
 
 const fn decoded<W: Message + Default + PartialEq>() -> Kind {

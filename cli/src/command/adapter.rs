@@ -17,7 +17,8 @@ use crate::exit::{Exit, Refusal};
 use crate::hold;
 use crate::invocation::Invocation;
 use crate::output::note;
-use crate::{adapters, daemon, settings, view};
+use crate::table::Table;
+use crate::{adapters, daemon, settings};
 
 /// The begin of a manifest of a person's own. `NAME` and `PROGRAM` are filled in.
 const TEMPLATE: &str = include_str!("../../data/adapter.toml");
@@ -88,7 +89,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
         ]
     });
     let header = ["adapter", "runs", "version", "login or key", "from"];
-    invocation.out.text(&view::table(&header, rows))?;
+    invocation.out.table(&Table::of_words(&header, rows))?;
     Ok(Exit::Done)
 }
 
@@ -133,7 +134,7 @@ pub(super) async fn check(invocation: &Invocation, name: String, model: Option<S
     });
     invocation
         .out
-        .text(&view::table(&["step", "", "what was seen"], rows))?;
+        .table(&Table::of_words(&["step", "", "what was seen"], rows))?;
     Ok(if holds { Exit::Done } else { Exit::TaskFailed })
 }
 

@@ -17,7 +17,10 @@ use serde::Serialize;
 use crate::args::{By, Compare};
 use crate::connect::Access;
 use crate::exit::{Exit, Refusal};
+use crate::hold;
 use crate::invocation::Invocation;
+use crate::settings::time;
+use crate::table::Table;
 use crate::tasks;
 use crate::view;
 
@@ -27,7 +30,10 @@ const MAX_TASKS: usize = 10_000;
 pub(super) async fn run(invocation: &Invocation, args: Compare, by: By) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let tasks = match args.since {
-        Some(since) => created_since(&access, since).await?,
+        Some(since) => {
+            let from = time::moment(&since, hold::now()).map_err(Refusal::usage)?;
+            created_since(&access, from).await?
+        }
         None => vec![tasks::find(&access, args.task).await?],
     };
     let sessions = tasks.iter().flat_map(|task| {
@@ -48,22 +54,18 @@ pub(super) async fn run(invocation: &Invocation, args: Compare, by: By) -> anyho
         By::Model => "model",
     };
     let header: Vec<&str> = [first].into_iter().chain(HEADER).collect();
-    let text = match args.markdown {
-        true => markdown(&header, &shown),
-        false => view::table(&header, shown),
-    };
+    match args.markdown {
+        true => invocation.out.text(&markdown(&header, &shown))?,
+        false => invocation.out.table(&Table::of_words(&header, shown))?,
+    }
     invocation.out.text(&format!(
-        "{text}\n{} tasks; success with its 95 % interval (Wilson); sessions that were stopped or have not ended are no \
-         tries\n",
+        "\n{} tasks; success with its 95 % interval (Wilson); sessions that were stopped or have not ended are no tries\n",
         tasks.len()
     ))?;
     Ok(Exit::Done)
 }
 
-async fn created_since(access: &Access, since: Duration) -> anyhow::Result<Vec<v1::Task>> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let from = now.unwrap_or_default().saturating_sub(since).as_millis();
-    let from = Timestamp::from_millis(u64::try_from(from).unwrap_or(u64::MAX));
+async fn created_since(access: &Access, from: Timestamp) -> anyhow::Result<Vec<v1::Task>> {
     let filter = v1::TaskFilter {
         created_from: Some(stamp(from)),
         ..v1::TaskFilter::default()

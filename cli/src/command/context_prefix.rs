@@ -19,6 +19,7 @@ use crate::args::Suggest;
 use crate::connect::Access;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
+use crate::table::Table;
 use crate::tasks;
 use crate::view;
 
@@ -70,7 +71,7 @@ pub(super) async fn prefix(invocation: &Invocation, asked: Option<String>) -> an
         "first difference",
         "input from cache",
     ];
-    invocation.out.text(&view::table(&header, shown))?;
+    invocation.out.table(&Table::of_words(&header, shown))?;
     Ok(Exit::Done)
 }
 

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use kage_core::time::Timestamp;
 use kage_proto::convert::time::stamp;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -12,6 +11,8 @@ use crate::exit::{Exit, Refusal};
 use crate::hold;
 use crate::invocation::Invocation;
 use crate::output::note;
+use crate::settings::time;
+use crate::table::Table;
 use crate::tasks;
 use crate::view;
 
@@ -19,7 +20,8 @@ use crate::view;
 const PAGE: u32 = 500;
 
 pub(super) async fn run(invocation: &Invocation, args: Cost) -> anyhow::Result<Exit> {
-    let since = args.since.as_deref().map(|text| since(text, hold::now())).transpose()?;
+    let since = args.since.as_deref().map(|text| time::moment(text, hold::now()));
+    let since = since.transpose().map_err(Refusal::usage)?;
     let access = invocation.existing().await?;
     let mut filter = v1::CallFilter {
         since: since.map(stamp),
@@ -72,7 +74,7 @@ pub(super) async fn run(invocation: &Invocation, args: Cost) -> anyhow::Result<E
             ..total
         });
         let rows = costs.groups.iter().chain(&total).map(row);
-        invocation.out.text(&view::table(&header, rows))?;
+        invocation.out.table(&Table::of_words(&header, rows))?;
         let unknown = |money: &v1::Money| money.provenance() == v1::Provenance::Unknown;
         if costs.total.iter().any(|total| total.money.iter().any(unknown)) {
             note("unknown: tokens of models without a price, or that nobody counted; name a price file to price them");
@@ -87,30 +89,6 @@ async fn task_id(access: &crate::connect::Access, asked: String) -> anyhow::Resu
         return Ok(asked);
     }
     Ok(tasks::find(access, Some(asked)).await?.id)
-}
-
-/// When the time asked for begins: a day in UTC, a time, or so long ago.
-fn since(text: &str, now: Timestamp) -> Result<Timestamp, Refusal> {
-    let millis = |at: jiff::Timestamp| u64::try_from(at.as_millisecond()).ok().map(Timestamp::from_millis);
-    let day = text.parse::<jiff::civil::Date>().ok();
-    let day = day
-        .and_then(|day| day.to_zoned(jiff::tz::TimeZone::UTC).ok())
-        .map(|day| day.timestamp());
-    let at = text.parse::<jiff::Timestamp>().ok().or(day);
-    let ago = || {
-        let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
-        let hours = text.strip_suffix('h').and_then(|hours| hours.parse::<u64>().ok());
-        let ago = days
-            .map(|days| days.saturating_mul(24))
-            .or(hours)?
-            .saturating_mul(3_600_000);
-        Some(Timestamp::from_millis(now.as_millis().saturating_sub(ago)))
-    };
-    at.and_then(millis).or_else(ago).ok_or_else(|| {
-        Refusal::usage(format!(
-            "--since {text:?} is neither a day (2026-01-31), a time (2026-01-31T08:00:00Z) nor so long ago (7d, 12h)"
-        ))
-    })
 }
 
 fn row(group: &v1::CostGroup) -> Vec<String> {
@@ -182,23 +160,6 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_a_day_a_time_or_so_long_ago() {
-        let now = Timestamp::from_millis(1_795_000_000_000);
-        for (text, millis) in [
-            ("2026-11-18", 1_794_960_000_000),
-            ("2026-11-18T01:00:00Z", 1_794_963_600_000),
-            ("7d", 1_795_000_000_000 - 7 * 86_400_000),
-            ("12h", 1_795_000_000_000 - 12 * 3_600_000),
-            ("99999999999d", 0),
-        ] {
-            assert_eq!(since(text, now).unwrap(), Timestamp::from_millis(millis), "{text}");
-        }
-        for text in ["", "d", "soon", "-1d", "2026-13-01"] {
-            assert!(since(text, now).unwrap_err().to_string().contains("--since"), "{text}");
-        }
-    }
 
     #[test]
     fn values_are_exact_and_provenances_have_columns_of_their_own() {

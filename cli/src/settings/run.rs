@@ -112,7 +112,7 @@ pub struct RunOptions {
     pub check_verify: Option<bool>,
     /// How many times a session may continue after its result failed verify, with the output of verify
     /// as its next message [default: 1 if its adapter can resume a conversation, else 0].
-    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20), help_heading = CHECKS)]
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(0..=20), help_heading = CHECKS, hide_short_help = true)]
     #[serde(deserialize_with = "within::<0, 20, _>")]
     pub rework: Option<u32>,
     /// Start from HEAD, without uncommitted work.

@@ -169,7 +169,7 @@ mod tests {
     fn the_build_does_what_it_says() {
         let place = tempfile::tempdir().unwrap();
         let built = |cc: &str| {
-            let shell = std::process::Command::new("sh")
+            let shell = std::process::Command::new("/bin/sh")
                 .args(["-c", BUILD])
                 .current_dir(place.path())
                 .env("PATH", cc)

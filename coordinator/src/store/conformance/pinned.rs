@@ -89,16 +89,18 @@ async fn told_of(store: &Store) -> String {
     // Up to schema 15, programs said of a session that it goes on.
     let all = all.replace("\"goes on from checkpoint", "\"continues from checkpoint");
     let lines = all.lines().filter(|line| !line.trim_start().starts_with("reason: \""));
-    without_tiers(lines).join("\n")
+    without_new(lines).join("\n")
 }
 
-/// Without the tiers that sessions worked in: up to schema 18, programs did not record them.
-fn without_tiers<'t>(lines: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
+/// Without what earlier programs did not record: up to schema 18 the tiers that sessions worked in, up to schema 19
+/// their warnings.
+fn without_new<'t>(lines: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
     let mut lines = lines;
     let mut kept = Vec::new();
     while let Some(line) = lines.next() {
         match line.trim() {
-            "contained: None," => {}
+            "contained: None," | "warnings: []," => {}
+            "warnings: [" => while lines.next().is_some_and(|inner| inner.trim() != "],") {},
             "contained: Some(" => while lines.next().is_some_and(|inner| inner.trim() != "),") {},
             _ => kept.push(line),
         }

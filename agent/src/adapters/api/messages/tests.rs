@@ -58,8 +58,8 @@ fn sent(conversation: &Conversation) -> Value {
 #[test]
 fn sessions_share_their_bytes_up_to_their_own_part() {
     let body = |own| bytes(&Conversation::new(&WIRE, own));
-    let (one, two) = (body("first"), body("second"));
-    let split = one.find("first").unwrap();
+    let (one, two) = (body("mend a"), body("mend b"));
+    let split = one.find("mend a").unwrap();
     assert_eq!(one[..split], two[..split]);
     assert!(one[..split].contains("the base"));
     let tools = sent(&Conversation::new(&WIRE, "own"))["tools"].clone();
