@@ -17,6 +17,7 @@ use kage_core::task::{RepositoryRef, ResultRules};
 use kage_git::Secrets;
 use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::adapters::metered::GatewayPass;
 use crate::adapters::port::Admission;
@@ -107,6 +108,8 @@ struct Attempt {
     work: Work,
     stop: Stop,
     frozen: watch::Receiver<bool>,
+    /// When its adapter, or what stands between it and its provider, last gave a sign of life.
+    active: watch::Sender<Instant>,
     recording: Recording,
     /// What it works with.
     equipment: Arc<Equipment>,
@@ -247,6 +250,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         work: grant.work,
         stop: grant.stop,
         frozen: grant.frozen,
+        active: watch::Sender::new(Instant::now()),
         resources,
     };
     let (door, refused) = match refused {

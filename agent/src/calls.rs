@@ -61,7 +61,8 @@ pub struct Granted {
 
 impl Calls {
     /// Waits until a call may be made. `waits` is told the reason at each delay: the work goes on, it
-    /// does not hang. Cancel-safe: whoever stops waiting makes no call, and nothing is held back for long.
+    /// does not hang. Cancel-safe: whoever stops waiting makes no call, and what the coordinator granted or is
+    /// about to grant by then is released.
     ///
     /// # Errors
     /// When it may never be made.

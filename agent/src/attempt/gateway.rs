@@ -6,6 +6,7 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::usage::Usage;
 use kage_proto::convert::agent::{Work, WorkKind};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Attempt;
@@ -37,6 +38,10 @@ impl Attempt {
         let (pass, end) = (gateway.pass(), CancellationToken::new());
         let mut last_wait = String::new();
         let tell = |told| {
+            if let GatewayTold::Waits(_) = &told {
+                // Its program is silent because it is told to wait.
+                self.active.send_replace(Instant::now());
+            }
             let body = match told {
                 GatewayTold::Used(body) => Some(body),
                 GatewayTold::Waits(reason) if reason == last_wait => None,

@@ -341,7 +341,8 @@ async fn work_on(
 ) -> Result<AdapterEnd, AttemptEnded> {
     let (reporter, reports) = Reporter::channel(REPORTS);
     let survival = reporter.survival();
-    let (active, last_active) = watch::channel(Instant::now());
+    attempt.active.send_replace(Instant::now());
+    let (active, last_active) = (attempt.active.clone(), attempt.active.subscribe());
     // Aborted when this future is dropped, so neither outlives the attempt.
     let mut recorder = JoinSet::new();
     recorder.spawn(record(attempt, reports, active));

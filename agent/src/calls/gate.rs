@@ -34,6 +34,8 @@ const TELLING: Duration = Duration::from_secs(60);
 
 /// How long the end of an attempt waits for that.
 const LAST_TELLING: Duration = Duration::from_secs(10);
+/// How long a grant may be on its way to somebody who does not wait for it any more.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Makes a connection with the newest credentials, which connects when it is used.
 pub type Connect = Arc<dyn Fn() -> Result<Client, ConnectError> + Send + Sync>;
@@ -174,6 +176,11 @@ impl Gate {
         let request = wire::reserve(self.key.clone(), id, ask.clone());
         let mut backoff = Backoff::default();
         let most = ask.output.most;
+        let mut question = Question {
+            gate: self,
+            call: id,
+            is_open: false,
+        };
         let granted = move |output, warning, gate| Granted {
             id,
             ask,
@@ -186,7 +193,11 @@ impl Gate {
             let asking = |client: Client| -> Answering<_> {
                 Box::pin(async move { client.model_gate().reserve(request).await })
             };
-            match self.client.once(asking).await.map(|answer| answer.into_inner().answer) {
+            question.is_open = true;
+            let answer = self.client.once(asking).await.map(|answer| answer.into_inner().answer);
+            // Only an answer that was lost leaves open whether the call was granted.
+            question.is_open = answer.is_err();
+            match answer {
                 Ok(Some(Answer::Granted(v1::ReserveGranted {
                     output_limit, warning, ..
                 }))) => {
@@ -214,7 +225,10 @@ impl Gate {
                     tokio::time::sleep(LONGEST).await;
                 }
                 // An older one has no gate, and limits nothing.
-                Err(ApiError::Unimplemented { .. }) => return Ok(granted(most, None, None)),
+                Err(ApiError::Unimplemented { .. }) => {
+                    question.is_open = false;
+                    return Ok(granted(most, None, None));
+                }
                 Err(error) if may_pass(&error) => {
                     tracing::debug!(%error, "a call waits for the coordinator");
                     waits("the coordinator cannot be reached, and without it no call is made");
@@ -228,6 +242,19 @@ impl Gate {
                 }
             }
         }
+    }
+
+    /// Releases a call that nobody waits for any more. It is told twice: the first time it may be told before
+    /// the call is granted.
+    fn abandon(&self, call: CallId) {
+        self.release(call, &RateTold::default());
+        let gate = self.clone();
+        let end = self.client.shared.end.clone();
+        self.telling.spawn(async move {
+            if end.run_until_cancelled(tokio::time::sleep(LATE)).await.is_some() {
+                gate.release(call, &RateTold::default());
+            }
+        });
     }
 
     pub(super) fn started(&self, call: CallId, told: &RateTold) {
@@ -260,5 +287,22 @@ impl Gate {
             let request = request.clone();
             Box::pin(async move { client.model_gate().release(request).await.map(drop) })
         });
+    }
+}
+
+/// The question for a call. Whoever stops waiting for its answer leaves nothing held back.
+struct Question<'a> {
+    gate: &'a Gate,
+    call: CallId,
+    /// Whether the call may be granted without anybody here knowing.
+    is_open: bool,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        // Without a runtime nothing can be told.
+        if self.is_open && tokio::runtime::Handle::try_current().is_ok() {
+            self.gate.abandon(self.call);
+        }
     }
 }

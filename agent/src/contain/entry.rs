@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -59,6 +60,8 @@ enum TaskStdin {
     Null,
     /// What comes after the orders.
     Rest,
+    /// A pipe, by its descriptor: it is written while the program runs.
+    Pipe(i32),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -150,9 +153,13 @@ fn judge(told: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When the orders cannot be written, or the box needs a program that is not here.
 pub(crate) fn launch(launch: Launch) -> io::Result<Launched> {
-    let stdin = match launch.stdin {
-        Some(_) => TaskStdin::Rest,
-        None => TaskStdin::Null,
+    let (stdin, rest, pipe) = match launch.stdin {
+        None => (TaskStdin::Null, None, None),
+        Some(file) if file.metadata()?.file_type().is_fifo() => {
+            let pipe = rustix::io::dup(&file)?;
+            (TaskStdin::Pipe(pipe.as_raw_fd()), None, Some(pipe))
+        }
+        Some(file) => (TaskStdin::Rest, Some(file), None),
     };
     let task = Task::Program {
         program: launch.program,
@@ -161,18 +168,25 @@ pub(crate) fn launch(launch: Launch) -> io::Result<Launched> {
         cargo: launch.cargo,
         stdin,
     };
-    start(Path::new(THIS), launch.confinement, task, launch.stdin)
+    start(Path::new(THIS), launch.confinement, task, (rest, pipe))
 }
 
 /// A command that starts an attack on a box from within.
 pub(super) fn attack(executable: &Path, confinement: Confinement, targets: Targets) -> io::Result<Launched> {
-    start(executable, confinement, Task::Attack(Box::new(targets)), None)
+    start(executable, confinement, Task::Attack(Box::new(targets)), (None, None))
 }
 
-fn start(this: &Path, confinement: Confinement, task: Task, rest: Option<File>) -> io::Result<Launched> {
+/// `rest` comes after the orders, and `pipe` is handed down.
+fn start(
+    this: &Path,
+    confinement: Confinement,
+    task: Task,
+    (rest, pipe): (Option<File>, Option<OwnedFd>),
+) -> io::Result<Launched> {
     let (from, answering) = pipe_with(PipeFlags::CLOEXEC)?;
     // Unlike the first one, this is inherited.
     let mut held = vec![rustix::io::dup(answering)?];
+    held.extend(pipe);
     let is_from_within = confinement.tier >= Tier::T2;
     let mut command = match confinement.tier {
         Tier::T0 | Tier::T1 => Command::new(this),
@@ -233,10 +247,15 @@ fn enter() -> Result<i32, String> {
         .write(true)
         .open(format!("/proc/self/fd/{}", orders.answer));
     let mut answer = answer.map_err(|error| format!("nobody can be told: {error}"))?;
+    // While it is there to be opened: the seal may not let it be.
+    let stdin = match &orders.task {
+        Task::Program { stdin, .. } => open(stdin, rest).map_err(|error| format!("it has no input: {error}"))?,
+        Task::Attack(_) => Stdio::null(),
+    };
     for inherited in &orders.inherited {
         nix::unistd::close(*inherited).map_err(|error| format!("a descriptor cannot be closed: {error}"))?;
     }
-    let entered = become_task(orders, rest, &mut answer);
+    let entered = become_task(orders, stdin, &mut answer);
     if entered.is_err() {
         // Else it would be tried again: what stands before it did all that it had to.
         drop(answer.write_all(&[FAILED]));
@@ -244,7 +263,16 @@ fn enter() -> Result<i32, String> {
     entered
 }
 
-fn become_task(orders: Orders, rest: File, answer: &mut File) -> Result<i32, String> {
+/// The standard input of the program. `rest` is what came after the orders.
+fn open(stdin: &TaskStdin, rest: File) -> io::Result<Stdio> {
+    Ok(match stdin {
+        TaskStdin::Null => Stdio::null(),
+        TaskStdin::Rest => Stdio::from(rest),
+        TaskStdin::Pipe(number) => Stdio::from(File::open(format!("/proc/self/fd/{number}"))?),
+    })
+}
+
+fn become_task(orders: Orders, input: Stdio, answer: &mut File) -> Result<i32, String> {
     // Its listeners are on their way before the program is: a seal may leave no way to send them.
     if let Some(door) = &orders.confinement.door {
         passing::enter(&door.socket, &door.ports).map_err(|error| chain(&error))?;
@@ -266,7 +294,7 @@ fn become_task(orders: Orders, rest: File, answer: &mut File) -> Result<i32, Str
             args,
             env,
             cargo,
-            stdin,
+            stdin: _,
         } => {
             if let Some((from, to)) = &cargo {
                 cargo::furnish(from, to).map_err(|error| format!("cargo has no home: {error}"))?;
@@ -277,12 +305,8 @@ fn become_task(orders: Orders, rest: File, answer: &mut File) -> Result<i32, Str
                 return Ok(NOT_FOUND);
             }
             answer.write_all(&[ENTERED]).map_err(|error| error.to_string())?;
-            let stdin = match stdin {
-                TaskStdin::Null => Stdio::null(),
-                TaskStdin::Rest => Stdio::from(rest),
-            };
             let mut command = Command::new(&program);
-            let error = command.args(args).env_clear().envs(env).stdin(stdin).exec();
+            let error = command.args(args).env_clear().envs(env).stdin(input).exec();
             drop(writeln!(io::stderr(), "kage: {}: {error}", program.display()));
             let number = error
                 .raw_os_error()

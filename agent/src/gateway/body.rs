@@ -14,7 +14,7 @@ type Fields = BTreeMap<String, Box<RawValue>>;
 /// The least that a model may think by the rules of Messages.
 const LEAST_THOUGHT: u64 = 1024;
 
-/// The request with at most so many tokens for its answer; as it was when it is no JSON object.
+/// The request with at most so many tokens for each of its answers; as it was when it is no JSON object.
 pub(super) fn limit_output(wire: MeteredWire, body: &Bytes, most: NonZeroU32) -> Bytes {
     let Ok(mut fields) = serde_json::from_slice::<Fields>(body) else {
         return body.clone();
@@ -40,10 +40,13 @@ pub(super) fn limit_output(wire: MeteredWire, body: &Bytes, most: NonZeroU32) ->
             );
         }
         MeteredWire::Gemini => {
-            let config = fields.get("generationConfig").map(|config| config.get());
+            // Google reads either spelling, and not both.
+            let other = fields.remove("generation_config");
+            let config = fields.remove("generationConfig").or(other);
             let mut config: Fields = config
-                .and_then(|raw| serde_json::from_str(raw).ok())
+                .and_then(|raw| serde_json::from_str(raw.get()).ok())
                 .unwrap_or_default();
+            config.remove("max_output_tokens");
             set(&mut config, "maxOutputTokens", most);
             let config = to_raw_value(&config).expect("raw JSON always serialises");
             fields.insert("generationConfig".to_owned(), config);
@@ -135,6 +138,11 @@ mod tests {
                 Gemini,
                 json!({"generationConfig": {"topP": 1, "maxOutputTokens": 65000}}),
                 json!({"generationConfig": {"topP": 1, "maxOutputTokens": 4096}}),
+            ),
+            (
+                Gemini,
+                json!({"generation_config": {"candidate_count": 2, "max_output_tokens": 65000}}),
+                json!({"generationConfig": {"candidate_count": 2, "maxOutputTokens": 4096}}),
             ),
         ] {
             let limited = limit_output(wire, &Bytes::from(before.to_string()), most);

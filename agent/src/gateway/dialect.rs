@@ -1,9 +1,12 @@
 //! What a gateway has to know of each dialect: which requests are calls of a model and which other ones programs
 //! need besides, where the key is, and in which words a call is refused so that real programs give up. Pure.
 
+use std::num::NonZeroU32;
+
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use crate::adapters::metered::MeteredWire;
@@ -48,17 +51,34 @@ pub(super) fn route(wire: MeteredWire, method: &Method, path: &str) -> Route {
 }
 
 /// What a call says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
     /// Empty when it is not told.
     pub(super) model: String,
     /// The most tokens of the answer, where the request limits them.
     pub(super) output: Option<u64>,
+    /// How many answers it asks for. Each may be so long.
+    pub(super) answers: NonZeroU32,
+    /// Why nobody can say what it costs at most, if nobody can.
+    pub(super) unbounded: Option<&'static str>,
     /// Bytes of the request.
     pub(super) bytes: u64,
 }
 
-/// Reads a call. A request that is not understood is the provider's to refuse.
+impl Asked {
+    /// The most tokens of each answer, where the request has a limit that limits.
+    pub(super) fn limit(&self) -> Option<NonZeroU32> {
+        let output = self.output.and_then(|output| u32::try_from(output).ok());
+        output.and_then(NonZeroU32::new)
+    }
+}
+
+/// The most answers to one request. Providers have lower limits.
+const MOST_ANSWERS: NonZeroU32 = const { NonZeroU32::new(128).unwrap() };
+/// Service tiers whose prices are those of the table.
+const PRICED_TIERS: [&str; 4] = ["auto", "default", "standard", "standard_only"];
+
+/// Reads a call. A request that is not understood is the provider's to refuse, unless its cost has to be bounded.
 pub(super) fn asked(wire: MeteredWire, path: &str, body: &[u8]) -> Asked {
     #[derive(Default, Deserialize)]
     struct Call {
@@ -70,15 +90,61 @@ pub(super) fn asked(wire: MeteredWire, path: &str, body: &[u8]) -> Asked {
         max_completion_tokens: Option<u64>,
         #[serde(default)]
         max_output_tokens: Option<u64>,
-        #[serde(default, rename = "generationConfig")]
-        generation: Generation,
+        #[serde(default)]
+        n: Option<u32>,
+        #[serde(default)]
+        previous_response_id: Option<IgnoredAny>,
+        #[serde(default)]
+        conversation: Option<IgnoredAny>,
+        #[serde(default)]
+        prompt: Option<IgnoredAny>,
+        #[serde(default)]
+        speed: Option<String>,
+        #[serde(default, alias = "serviceTier")]
+        service_tier: Option<String>,
+        // Google reads either spelling.
+        #[serde(default, alias = "cachedContent")]
+        cached_content: Option<IgnoredAny>,
+        #[serde(default, rename = "generationConfig", alias = "generation_config")]
+        generation: Option<Generation>,
     }
     #[derive(Default, Deserialize)]
-    #[serde(default, rename_all = "camelCase")]
+    #[serde(default)]
     struct Generation {
+        #[serde(alias = "maxOutputTokens")]
         max_output_tokens: Option<u64>,
+        #[serde(alias = "candidateCount")]
+        candidate_count: Option<u32>,
     }
-    let call: Call = serde_json::from_slice(body).unwrap_or_default();
+    let read = serde_json::from_slice::<Call>(body);
+    let is_understood = read.is_ok();
+    let call = read.unwrap_or_default();
+    let generation = call.generation.unwrap_or_default();
+    let answers = match wire {
+        MeteredWire::Chat => call.n,
+        MeteredWire::Gemini => generation.candidate_count,
+        MeteredWire::Messages | MeteredWire::Responses => None,
+    };
+    let answers = answers.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+    let is_priced = |tier: &String| PRICED_TIERS.iter().any(|priced| tier.eq_ignore_ascii_case(priced));
+    let is_stored = call.previous_response_id.is_some()
+        || call.conversation.is_some()
+        || call.cached_content.is_some()
+        || (wire == MeteredWire::Responses && call.prompt.is_some());
+    let unbounded = if !is_understood {
+        Some("the request is not understood by the gateway of a session, which has to bound its cost")
+    } else if is_stored {
+        Some(
+            "the gateway of a session bounds the cost of a request by its bytes: previous_response_id, conversation, \
+             prompt and cachedContent are not supported; send the content itself",
+        )
+    } else if !call.service_tier.iter().chain(&call.speed).all(is_priced) {
+        Some("the gateway of a session supports the default service tier and the standard speed only")
+    } else if answers > MOST_ANSWERS {
+        Some("the gateway of a session supports at most 128 answers to a request")
+    } else {
+        None
+    };
     let model = match wire {
         MeteredWire::Gemini => {
             let last = path.rsplit('/').next().unwrap_or_default();
@@ -90,11 +156,13 @@ pub(super) fn asked(wire: MeteredWire, path: &str, body: &[u8]) -> Asked {
         MeteredWire::Messages => call.max_tokens,
         MeteredWire::Responses => call.max_output_tokens,
         MeteredWire::Chat => call.max_completion_tokens.or(call.max_tokens),
-        MeteredWire::Gemini => call.generation.max_output_tokens,
+        MeteredWire::Gemini => generation.max_output_tokens,
     };
     Asked {
         model: model.unwrap_or_default(),
         output,
+        answers,
+        unbounded,
         bytes: body.len() as u64,
     }
 }
@@ -171,6 +239,8 @@ pub(super) enum Rejection {
     Unreachable,
     /// The session's budget is used up.
     Budget,
+    /// Its cost has no bound.
+    Invalid,
 }
 
 /// Status and body of an answer of the gateway itself, as the provider would have it.
@@ -180,6 +250,7 @@ pub(super) fn rejection(wire: MeteredWire, why: Rejection, message: &str) -> (St
         Rejection::NotFound => StatusCode::NOT_FOUND,
         Rejection::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Rejection::Unreachable => StatusCode::BAD_GATEWAY,
+        Rejection::Invalid => StatusCode::BAD_REQUEST,
         // Each is what programs of that dialect do not repeat.
         Rejection::Budget => match wire {
             MeteredWire::Messages => StatusCode::BAD_REQUEST,
@@ -188,7 +259,7 @@ pub(super) fn rejection(wire: MeteredWire, why: Rejection, message: &str) -> (St
         },
     };
     let kind = match (wire, why) {
-        (MeteredWire::Messages, Rejection::Budget) => "invalid_request_error",
+        (MeteredWire::Messages, Rejection::Budget | Rejection::Invalid) => "invalid_request_error",
         (MeteredWire::Messages, Rejection::Key) => "authentication_error",
         (MeteredWire::Messages, Rejection::NotFound) => "not_found_error",
         (MeteredWire::Messages, Rejection::TooLarge) => "request_too_large",
@@ -196,13 +267,14 @@ pub(super) fn rejection(wire: MeteredWire, why: Rejection, message: &str) -> (St
         (MeteredWire::Gemini, Rejection::Budget) => "RESOURCE_EXHAUSTED",
         (MeteredWire::Gemini, Rejection::Key) => "UNAUTHENTICATED",
         (MeteredWire::Gemini, Rejection::NotFound) => "NOT_FOUND",
-        (MeteredWire::Gemini, Rejection::TooLarge) => "INVALID_ARGUMENT",
+        (MeteredWire::Gemini, Rejection::TooLarge | Rejection::Invalid) => "INVALID_ARGUMENT",
         (MeteredWire::Gemini, Rejection::Unreachable) => "UNAVAILABLE",
         (MeteredWire::Responses | MeteredWire::Chat, Rejection::Budget) => "insufficient_quota",
         (MeteredWire::Responses | MeteredWire::Chat, Rejection::Unreachable) => "server_error",
-        (MeteredWire::Responses | MeteredWire::Chat, Rejection::Key | Rejection::NotFound | Rejection::TooLarge) => {
-            "invalid_request_error"
-        }
+        (
+            MeteredWire::Responses | MeteredWire::Chat,
+            Rejection::Key | Rejection::NotFound | Rejection::TooLarge | Rejection::Invalid,
+        ) => "invalid_request_error",
     };
     let code = match why {
         Rejection::Key => "invalid_api_key",
@@ -210,6 +282,7 @@ pub(super) fn rejection(wire: MeteredWire, why: Rejection, message: &str) -> (St
         Rejection::TooLarge => "request_too_large",
         Rejection::Unreachable => "server_error",
         Rejection::Budget => "insufficient_quota",
+        Rejection::Invalid => "unsupported_value",
     };
     let body = match wire {
         MeteredWire::Messages => json!({"type": "error", "error": {"type": kind, "message": message}}),

@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame};
 use kage_core::call::{CallEnd, MAX_REQUEST_ID, RateTold, Spent};
 use kage_core::event::EventBody;
+use kage_core::usage::Usage;
 use tokio::sync::mpsc::OwnedPermit;
 
 use super::GatewayTold;
@@ -65,6 +66,11 @@ impl<S> Passing<S> {
             return;
         }
         let whole = counted.end == AnswerEnd::Whole;
+        let mut usage = counted.usage;
+        if !whole && usage != Usage::UNKNOWN {
+            // What was told of the output is that of its beginning.
+            usage.output = usage.output.max(self.counting.written());
+        }
         let model = open.shared.priced(if counted.model.is_empty() {
             &open.asked.model
         } else {
@@ -73,16 +79,16 @@ impl<S> Passing<S> {
         let request = open.request.or(Some(counted.id)).filter(|id| !id.is_empty());
         let spent = Spent {
             model: model.clone(),
-            usage: counted.usage,
+            usage,
             end: if whole { CallEnd::Whole } else { CallEnd::Cut },
             request: request.map(|id| id.chars().take(MAX_REQUEST_ID / 4).collect()),
         };
         open.shared
-            .answered(&open.asked, counted.usage, whole, self.counting.was_limited());
+            .answered(&open.asked, usage, whole, self.counting.was_limited());
         let call = open.granted.commit(spent, &open.rates);
         open.place.send(GatewayTold::Used(EventBody::UsageRecorded {
             model,
-            usage: counted.usage,
+            usage,
             reported: None,
             metered: true,
             tools: None,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -37,6 +37,9 @@ use crate::calls::{Calls, asked_wait, told};
 const MOST_FIELDS: usize = 128;
 /// Tokens that an answer may have when neither its request nor the gateway knows a limit: no model's is higher.
 const MOST_OUTPUT: NonZeroU32 = const { NonZeroU32::new(128_000).unwrap() };
+/// Tokens that each answer to a request without a limit may have under a budget once one was cut. Fewer than
+/// [`MOST_OUTPUT`], so that the limit of whatever a budget holds back is written into the request.
+const LONG_OUTPUT: NonZeroU32 = const { NonZeroU32::new(64_000).unwrap() };
 
 /// Fields that are for the next hop only, beside those that `Connection` names.
 const HOP: [HeaderName; 9] = [
@@ -108,20 +111,14 @@ impl Shared {
     /// What is asked before a call.
     fn ask(&self, wire: MeteredWire, asked: &Asked, body: &[u8]) -> Ask {
         let kept = self.kept();
-        let wanted = asked.output.and_then(|output| u32::try_from(output).ok());
-        let most = wanted.and_then(NonZeroU32::new).unwrap_or(MOST_OUTPUT);
-        let mut output = OutputBounds::of(most, kept.sums.was_limited);
-        // A model that may think for so long has to be able to answer after it.
-        let thinking = u32::try_from(body::thinking(wire, body)).unwrap_or(u32::MAX);
-        let room = NonZeroU32::new(thinking.saturating_add(output.least().get())).unwrap_or(most);
-        output.usual = output.usual.max(room).min(most);
+        let thinking = body::thinking(wire, body);
         Ask {
             account: self.provider.account.clone(),
             model: self.priced(&asked.model),
             free: false,
             prefix: None,
             input: kept.sums.bound(&asked.model, asked.bytes),
-            output,
+            output: bounds(asked, thinking, kept.sums.was_limited),
         }
     }
 
@@ -268,8 +265,10 @@ async fn call(wire: MeteredWire, mut onward: Onward, shared: &Arc<Shared>) -> Re
     let Ok(place) = shared.told.clone().reserve_owned().await else {
         return shared.rejected(wire, Rejection::Unreachable, "the session is over");
     };
+    if let (Calls::Gated(_), Some(why)) = (&shared.calls, asked.unbounded) {
+        return shared.rejected(wire, Rejection::Invalid, why);
+    }
     let ask = shared.ask(wire, &asked, &onward.body);
-    let most = ask.output.most;
     let waits = |reason: &str| {
         // The next reason replaces one that had no place.
         drop(shared.told.try_send(GatewayTold::Waits(reason.to_owned())));
@@ -282,8 +281,8 @@ async fn call(wire: MeteredWire, mut onward: Onward, shared: &Arc<Shared>) -> Re
             return shared.rejected(wire, Rejection::Budget, &message);
         }
     };
-    if granted.output() < most {
-        onward.body = body::limit_output(wire, &onward.body, granted.output());
+    if let Some(limit) = written(&asked, granted.output()) {
+        onward.body = body::limit_output(wire, &onward.body, limit);
     }
     let response = match onward.send(&shared.client).await {
         Ok(response) => response,
@@ -299,13 +298,15 @@ async fn call(wire: MeteredWire, mut onward: Onward, shared: &Arc<Shared>) -> Re
     };
     let now = local_time().now;
     let mut rates = told(response.headers(), now);
-    let (head, response) = passed(response);
+    let (mut head, response) = passed(response);
     if !head.status.is_success() {
         rates.retry_after = asked_wait(&head.headers, now);
         shared.refused();
         granted.release(&rates);
         return Response::from_parts(head, response.boxed_unsync());
     }
+    // With a length nobody would read on to the end, at which the whole of an answer is counted.
+    head.headers.remove(CONTENT_LENGTH);
     granted.started(rates.clone());
     let request = ["request-id", "x-request-id"]
         .iter()
@@ -320,6 +321,30 @@ async fn call(wire: MeteredWire, mut onward: Onward, shared: &Arc<Shared>) -> Re
     };
     let bytes = response.into_data_stream();
     Response::from_parts(head, Passing::new(bytes, Counting::new(wire), open).boxed_unsync())
+}
+
+/// Tokens that all answers to a request may have. `was_limited`: the last answer was cut at its limit.
+fn bounds(asked: &Asked, thinking: u64, was_limited: bool) -> OutputBounds {
+    let most = asked.limit().unwrap_or(MOST_OUTPUT);
+    let mut output = OutputBounds::of(most, was_limited);
+    // A model that may think for so long has to be able to answer after it.
+    let thinking = u32::try_from(thinking).unwrap_or(u32::MAX);
+    let room = NonZeroU32::new(thinking.saturating_add(output.least().get())).unwrap_or(most);
+    output.usual = output.usual.max(room).min(most);
+    if asked.limit().is_none() {
+        output.usual = output.usual.min(LONG_OUTPUT);
+    }
+    OutputBounds {
+        most: most.saturating_mul(asked.answers),
+        usual: output.usual.saturating_mul(asked.answers),
+    }
+}
+
+/// The limit of each answer that is written into a request of which all answers may have `granted` tokens. `None`:
+/// the request has it, or nothing is held back for it.
+fn written(asked: &Asked, granted: NonZeroU32) -> Option<NonZeroU32> {
+    let each = NonZeroU32::new(granted.get() / asked.answers).unwrap_or(NonZeroU32::MIN);
+    (each < asked.limit().unwrap_or(MOST_OUTPUT)).then_some(each)
 }
 
 /// A request as the provider gets it.
@@ -370,6 +395,8 @@ fn onward(headers: &HeaderMap) -> HeaderMap {
 fn passed(response: Response<reqwest::Body>) -> (http::response::Parts, reqwest::Body) {
     let (mut head, body) = response.into_parts();
     head.headers = end_to_end(&head.headers);
+    // It may repeat the address with the real key in it.
+    head.headers.remove(LOCATION);
     head.version = http::Version::HTTP_11;
     (head, body)
 }
@@ -378,4 +405,63 @@ fn passed(response: Response<reqwest::Body>) -> (http::response::Parts, reqwest:
 fn unreachable(error: &reqwest::Error) -> String {
     let words: Vec<_> = causes(error).skip(1).map(ToString::to_string).collect();
     format!("the provider cannot be reached: {}", words.join(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(output: Option<u64>, answers: u32) -> Asked {
+        Asked {
+            model: "m".to_owned(),
+            output,
+            answers: NonZeroU32::new(answers).unwrap(),
+            unbounded: None,
+            bytes: 9,
+        }
+    }
+
+    #[test]
+    fn the_bounds_are_those_of_all_answers() {
+        for (output, answers, thinking, was_limited, usual, most) in [
+            (Some(9_000), 1, 0, false, 9_000, 9_000),
+            (Some(32_000), 1, 0, false, 16_384, 32_000),
+            (Some(32_000), 1, 20_000, false, 24_096, 32_000),
+            (Some(32_000), 1, 0, true, 32_000, 32_000),
+            (Some(9_000), 8, 0, false, 72_000, 72_000),
+            (Some(32_000), 8, 0, false, 131_072, 256_000),
+            // Limits that are none.
+            (None, 1, 0, false, 16_384, 128_000),
+            (Some(0), 1, 0, false, 16_384, 128_000),
+            (Some(1 << 40), 1, 0, true, 64_000, 128_000),
+            (None, 1, 0, true, 64_000, 128_000),
+            (None, 2, 0, true, 128_000, 256_000),
+        ] {
+            let bounds = bounds(&asked(output, answers), thinking, was_limited);
+            assert_eq!(
+                (bounds.usual.get(), bounds.most.get()),
+                (usual, most),
+                "{output:?} {answers} {thinking} {was_limited}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_limit_is_written_where_the_request_has_none_that_is_held_back() {
+        for (output, answers, granted, expected) in [
+            (Some(9_000), 1, 9_000, None),
+            (Some(9_000), 1, 5_000, Some(5_000)),
+            (Some(9_000), 8, 72_000, None),
+            (Some(9_000), 8, 5_000, Some(625)),
+            (Some(9_000), 3, 5_000, Some(1_666)),
+            // The most that is granted under a budget, and what is granted without one.
+            (None, 1, 64_000, Some(64_000)),
+            (None, 2, 128_000, Some(64_000)),
+            (None, 1, 128_000, None),
+            (Some(u64::from(u32::MAX)), 2, u32::MAX, Some(u32::MAX / 2)),
+        ] {
+            let limit = written(&asked(output, answers), NonZeroU32::new(granted).unwrap());
+            assert_eq!(limit.map(NonZeroU32::get), expected, "{output:?} {answers} {granted}");
+        }
+    }
 }

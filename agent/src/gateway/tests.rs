@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use kage_core::call::{Ask, LEAST_OUTPUT, OutputBounds};
 use kage_core::usage::Usage;
 use kage_scripted::{Answer, ApiError, Fault, Matcher, Script, ScriptedServer, Turn};
 use serde_json::{Value, json};
@@ -104,6 +105,12 @@ impl Served {
                 request.header("x-goog-api-key", key)
             }
         }
+    }
+
+    /// A request with the session's key, in whatever dialect.
+    fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        let request = self.client.post(format!("{}{path}", self.pass.address)).json(body);
+        request.bearer_auth(&self.pass.key)
     }
 
     /// Ends it, and returns what it counted and the usage of each call that it told.
@@ -437,4 +444,106 @@ async fn a_call_that_waits_says_why() {
     let waits = Arc::clone(&served.waits);
     served.close().await;
     assert_eq!(*waits.lock().unwrap(), ["others are waiting"]);
+}
+
+#[tokio::test]
+async fn what_has_no_bound_is_refused_where_calls_are_granted_and_goes_to_nobody() {
+    let (responses, chat, gemini) = ("/responses", "/chat/completions", "/v1beta/models/m:generateContent");
+    for (wire, path, body) in [
+        (
+            MeteredWire::Responses,
+            responses,
+            json!({"model": "m", "input": "x", "previous_response_id": "resp_1"}),
+        ),
+        (
+            MeteredWire::Responses,
+            responses,
+            json!({"model": "m", "input": "x", "conversation": {"id": "conv_1"}}),
+        ),
+        (
+            MeteredWire::Chat,
+            chat,
+            json!({"model": "m", "service_tier": "priority"}),
+        ),
+        (
+            MeteredWire::Gemini,
+            gemini,
+            json!({"cachedContent": "cachedContents/1"}),
+        ),
+    ] {
+        let (url, kept) = odd_servers::keeping().await;
+        let (gate, _log) = gate::granting(1, 5000).await;
+        let gated = Served::start(wire, &url, Calls::Gated(gate), GatewayLimits::default());
+        let response = gated.post(path, &body).send().await.unwrap();
+        assert_eq!(response.status(), 400, "{body}");
+        let error: Value = response.json().await.unwrap();
+        assert!(error["error"]["message"].is_string(), "{error}");
+        assert!(gated.pass.refusing.borrow().is_none(), "the session may go on");
+        gated.close().await;
+        assert_eq!(*kept.lock().unwrap(), Vec::<Value>::new(), "{body}");
+
+        let plain = Served::plain(wire, &url);
+        plain.post(path, &body).send().await.unwrap();
+        plain.close().await;
+        assert_eq!(*kept.lock().unwrap(), [body]);
+    }
+}
+
+#[tokio::test]
+async fn all_answers_of_a_call_fit_into_what_was_granted() {
+    let (chat, gemini) = ("/chat/completions", "/v1beta/models/m:generateContent");
+    let config = "/generationConfig/maxOutputTokens";
+    for (wire, path, body, pointer) in [
+        (
+            MeteredWire::Chat,
+            chat,
+            json!({"model": "m", "n": 8, "max_tokens": 9000}),
+            "/max_tokens",
+        ),
+        (
+            MeteredWire::Chat,
+            chat,
+            json!({"model": "m", "n": 8}),
+            "/max_completion_tokens",
+        ),
+        (
+            MeteredWire::Gemini,
+            gemini,
+            json!({"generationConfig": {"candidateCount": 8}}),
+            config,
+        ),
+        (
+            MeteredWire::Gemini,
+            gemini,
+            json!({"generation_config": {"candidate_count": 8, "max_output_tokens": 9000}}),
+            config,
+        ),
+    ] {
+        let (url, kept) = odd_servers::keeping().await;
+        let (gate, _log) = gate::granting(1, 5000).await;
+        let served = Served::start(wire, &url, Calls::Gated(gate), GatewayLimits::default());
+        served.post(path, &body).send().await.unwrap();
+        served.close().await;
+        let limit = kept.lock().unwrap()[0].pointer(pointer).cloned();
+        assert_eq!(limit, Some(json!(625)), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_any_more_is_released() {
+    let (gate, log) = gate::silent().await;
+    let ask = Ask {
+        account: "openai/0123456789ab".parse().unwrap(),
+        model: "m".to_owned(),
+        free: false,
+        prefix: None,
+        input: 9,
+        output: OutputBounds::of(LEAST_OUTPUT, false),
+    };
+    let calls = Calls::Gated(gate);
+    let asking = calls.reserve(ask, |_reason| {});
+    let gave_up = tokio::time::timeout(Duration::from_millis(50), asking).await;
+    assert!(gave_up.is_err(), "nobody answers");
+    // Once at once, and once when a late grant has come.
+    assert_eq!(log.waited(2).await, ["released", "released"]);
 }

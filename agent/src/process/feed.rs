@@ -16,8 +16,8 @@ use super::Stdin;
 #[derive(Debug)]
 pub(crate) struct Feed {
     sender: pipe::Sender,
-    /// Without a reader the pipe could not be opened for writing before the program is there.
-    _reader: pipe::Receiver,
+    /// Without a reader the pipe could not be opened for writing before the program is there; `None`: it is there.
+    reader: Option<pipe::Receiver>,
     place: PathBuf,
     waiting: BytesMut,
 }
@@ -36,7 +36,7 @@ impl Feed {
         match opened {
             Ok((reader, sender)) => Ok(Self {
                 sender,
-                _reader: reader,
+                reader: Some(reader),
                 place,
                 waiting: BytesMut::new(),
             }),
@@ -50,6 +50,12 @@ impl Feed {
     /// What the program is started with.
     pub(crate) fn stdin(&self) -> Stdin {
         Stdin::File(self.place.clone())
+    }
+
+    /// The program has read something, so it has the pipe open: from here on a write fails when it has closed it.
+    /// Not before: a program in a box opens the pipe again by a path, and would miss what is written in between.
+    pub(crate) fn was_read(&mut self) {
+        drop(self.reader.take());
     }
 
     /// Adds bytes to what is written when the program reads.
@@ -66,7 +72,7 @@ impl Feed {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// When nobody can read it any more.
+    /// When nobody can read it any more, which shows once it [was read](Self::was_read).
     pub(crate) async fn write(&mut self) -> io::Result<()> {
         if self.waiting.is_empty() {
             return std::future::pending().await;
@@ -99,11 +105,25 @@ fn remove(place: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::process::{Cause, Command, Control, Environment, Limits, Runner};
+
+    #[tokio::test]
+    async fn a_write_fails_when_the_program_has_read_and_reads_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut feed = Feed::make(folder.path()).unwrap();
+        feed.push(b"first\n");
+        feed.write().await.unwrap();
+        feed.was_read();
+        feed.push(b"second\n");
+        let failed = tokio::time::timeout(Duration::from_secs(60), feed.write()).await;
+        assert_eq!(failed.unwrap().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
 
     #[tokio::test]
     async fn a_program_reads_more_than_a_pipe_holds_and_then_the_end() {
@@ -117,8 +137,8 @@ mod tests {
             stdin: feed.stdin(),
         };
         let limits = Limits {
-            timeout: Some(std::time::Duration::from_secs(60)),
-            grace: std::time::Duration::from_secs(1),
+            timeout: Some(Duration::from_secs(60)),
+            grace: Duration::from_secs(1),
         };
         let (sender, mut chunks) = mpsc::channel(4);
         let control = Control::stop_only(CancellationToken::new());

@@ -10,6 +10,8 @@ use crate::process::excerpt::one_line;
 
 /// Characters of a line for people.
 const SHOWN: usize = 200;
+/// Bytes of a line that has not ended. Then so much of it is shown as a line of its own.
+const LONGEST: usize = 8 << 10;
 /// Bytes of a message that are kept for the summary of the session.
 const KEPT: usize = 64 << 10;
 
@@ -32,11 +34,17 @@ pub(super) struct Speech {
 }
 
 impl Speech {
-    /// Adds a part; shows whole lines.
+    /// Adds a part; shows whole lines, and a long one in pieces.
     pub(super) fn push(&mut self, part: &str, reports: &mut Vec<Report>) {
+        let before = self.words.len();
         self.words.push_str(part);
-        if let Some(end) = self.words[self.shown..].rfind('\n') {
-            self.show_until(self.shown + end, reports);
+        // What was there before has no end of a line that is not shown.
+        if let Some(end) = part.rfind('\n') {
+            self.show_until(before + end, reports);
+        }
+        while self.words.len() - self.shown > LONGEST {
+            let end = self.words.floor_char_boundary(self.shown + LONGEST);
+            self.show_until(end, reports);
         }
         if self.words.len() > 2 * KEPT {
             let cut = self.words.ceil_char_boundary(self.shown.min(self.words.len() - KEPT));
@@ -187,12 +195,31 @@ mod tests {
 
     #[test]
     fn a_message_without_end_is_kept_in_part() {
-        let (mut speech, mut reports) = (Speech::default(), Vec::new());
-        for _ in 0..100 {
-            speech.push(&"é\n".repeat(4000), &mut reports);
+        for (part, parts) in [
+            ("é\n".repeat(4000), 100),
+            ("é".repeat(4000), 100),
+            ("é".to_owned(), 400_000),
+        ] {
+            let (mut speech, mut reports) = (Speech::default(), Vec::new());
+            for _ in 0..parts {
+                speech.push(&part, &mut reports);
+                assert!(speech.words.len() <= 2 * KEPT && speech.words.len() - speech.shown <= LONGEST);
+            }
+            speech.show(&mut reports);
+            assert_eq!(log(&reports).matches('é').count(), 400_000);
         }
-        assert!(speech.words.len() <= 2 * KEPT + 12_000);
-        assert_eq!(log(&reports).matches('é').count(), 400_000);
+    }
+
+    #[test]
+    fn a_line_without_end_is_shown_in_pieces() {
+        let (mut speech, mut reports) = (Speech::default(), Vec::new());
+        speech.push(&"é".repeat(LONGEST), &mut reports);
+        assert!(!reports.is_empty());
+        speech.push("\nand more", &mut reports);
+        speech.show(&mut reports);
+        let shown = log(&reports);
+        let lengths: Vec<usize> = shown.lines().map(str::len).collect();
+        assert_eq!(lengths, [LONGEST, LONGEST, "and more".len()]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Carries a conversation on: reads what the agent prints, writes what it is told, does what it asks for, and
 //! watches the time. The agent's program is run by its caller, at the same time.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub(super) const CANCELLING: Duration = Duration::from_secs(2);
 const LEAVING: Duration = Duration::from_secs(2);
 /// Bytes that may wait for an agent that does not read. Then it is not read either.
 const UNREAD: usize = 64 << 20;
+/// Requests for files that are carried out at the same time, each on a thread. Then the agent is not read.
+const MAX_FILES: usize = 4;
 /// Bytes of an agent's standard error, from either end, in which a failure's reason is looked for.
 const REASON: usize = 8 << 10;
 
@@ -60,6 +63,10 @@ pub(super) struct Talk<'a> {
 /// What was seen of an agent's program.
 pub(super) struct TalkLog {
     cutter: LineCutter,
+    /// Lines of the last chunk that were not taken yet. The next chunk waits until they are.
+    lines: VecDeque<Cut>,
+    /// The agent has answered, so it has read.
+    answered: bool,
     stderr: HeadTail,
     ending: Option<Ending>,
     over: Option<(FailureKind, String)>,
@@ -72,6 +79,8 @@ impl TalkLog {
     pub(super) fn new() -> Self {
         Self {
             cutter: LineCutter::default(),
+            lines: VecDeque::new(),
+            answered: false,
             stderr: HeadTail::new(REASON),
             ending: None,
             over: None,
@@ -84,6 +93,7 @@ impl TalkLog {
 enum Input {
     Stop,
     Chunk(Option<Chunk>),
+    Line,
     Written(std::io::Result<()>),
     Served(RequestId, Result<Value, RpcError>),
     Stuck,
@@ -101,15 +111,16 @@ impl Talk<'_> {
         let mut feed = Some(feed);
         self.perform(first, &mut feed).await?;
         loop {
-            let reads = feed.as_ref().is_none_or(|feed| feed.waiting() < UNREAD);
+            let room = self.has_room(feed.as_ref());
             let input = tokio::select! {
                 biased;
                 () = self.stop.cancelled(), if self.log.until.is_none() => Input::Stop,
                 () = at(self.log.until) => Input::Late,
                 () = at(self.stuck.until()), if self.log.over.is_none() => Input::Stuck,
                 written = write(feed.as_mut()) => Input::Written(written),
-                chunk = chunks.recv(), if reads => Input::Chunk(chunk),
                 (id, result) = served(&mut self.log.files, self.terminals.as_mut()) => Input::Served(id, result),
+                () = std::future::ready(()), if room && !self.log.lines.is_empty() => Input::Line,
+                chunk = chunks.recv(), if room && self.log.lines.is_empty() => Input::Chunk(chunk),
             };
             let effects = match input {
                 Input::Stop => {
@@ -135,9 +146,21 @@ impl Talk<'_> {
                     Vec::new()
                 }
                 Input::Served(id, result) => self.conversation.served(&id, result),
-                Input::Chunk(Some(chunk)) => self.chunk(chunk).await?,
+                Input::Line => match self.log.lines.pop_front() {
+                    Some(cut) => self.line(cut).await?,
+                    None => Vec::new(),
+                },
+                Input::Chunk(Some(chunk)) => {
+                    self.chunk(chunk).await?;
+                    Vec::new()
+                }
                 Input::Chunk(None) => break,
             };
+            if self.log.answered
+                && let Some(feed) = &mut feed
+            {
+                feed.was_read();
+            }
             self.perform(effects, &mut feed).await?;
         }
         if let Some(cut) = self.log.cutter.end() {
@@ -148,31 +171,38 @@ impl Talk<'_> {
         self.perform(effects, &mut None).await
     }
 
-    /// Takes what a program prints that is being ended.
-    async fn rest(&mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
-        while let Some(chunk) = chunks.recv().await {
-            let effects = self.chunk(chunk).await?;
-            self.perform(effects, &mut None).await?;
-        }
-        Ok(())
+    /// Whether the next line can be taken: the agent reads its answers, and not too many of them are being made.
+    fn has_room(&self, feed: Option<&Feed>) -> bool {
+        self.log.files.len() < MAX_FILES && feed.is_none_or(|feed| feed.waiting() < UNREAD)
     }
 
-    async fn chunk(&mut self, Chunk { pipe, bytes }: Chunk) -> Result<Vec<Effect>, ReporterClosed> {
+    /// Takes what a program prints that is being ended. It is served with nothing any more.
+    async fn rest(&mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Result<(), ReporterClosed> {
+        loop {
+            while let Some(cut) = self.log.lines.pop_front() {
+                let effects = self.line(cut).await?;
+                self.perform(effects, &mut None).await?;
+            }
+            match chunks.recv().await {
+                Some(chunk) => self.chunk(chunk).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn chunk(&mut self, Chunk { pipe, bytes }: Chunk) -> Result<(), ReporterClosed> {
         // Any byte counts, also half a message.
         self.reporter.alive();
         match pipe {
             Pipe::Stderr => {
                 self.log.stderr.push(&bytes);
                 self.stuck.stderr(&bytes, Instant::now());
-                self.reporter.output(OutputStream::Stderr, bytes).await?;
-                Ok(Vec::new())
+                self.reporter.output(OutputStream::Stderr, bytes).await
             }
             Pipe::Stdout => {
-                let mut effects = Vec::new();
-                for cut in self.log.cutter.push(&bytes) {
-                    effects.extend(self.line(cut).await?);
-                }
-                Ok(effects)
+                let lines = self.log.cutter.push(&bytes);
+                self.log.lines.extend(lines);
+                Ok(())
             }
         }
     }
@@ -193,6 +223,7 @@ impl Talk<'_> {
             self.reporter.output(OutputStream::Stdout, Bytes::from(line)).await?;
             return Ok(Vec::new());
         }
+        self.log.answered |= matches!(incoming, rpc::Incoming::Answer { .. });
         let judge = Judge {
             table: self.table,
             speaker: self.speaker,
@@ -202,7 +233,7 @@ impl Talk<'_> {
     }
 
     async fn perform(&mut self, effects: Vec<Effect>, feed: &mut Option<Feed>) -> Result<(), ReporterClosed> {
-        let mut effects = std::collections::VecDeque::from(effects);
+        let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {
             match effect {
                 Effect::Send(line) => {
@@ -255,9 +286,14 @@ impl Talk<'_> {
         let Some(worktree) = self.worktree.clone() else {
             return self.conversation.served(&id, Err(no_worktree()));
         };
-        self.log
-            .files
-            .spawn_blocking(move || (id, worktree.call(&method, params)));
+        self.log.files.spawn(async move {
+            let done = tokio::task::spawn_blocking(move || worktree.call(&method, params)).await;
+            let done = done.unwrap_or_else(|error| {
+                let text = format!("the request broke: {error}");
+                Err(RpcError::new(code::INTERNAL, text))
+            });
+            (id, done)
+        });
         Vec::new()
     }
 
@@ -358,15 +394,19 @@ async fn served(
             None => std::future::pending().await,
         }
     };
+    let done = async {
+        loop {
+            match files.join_next().await {
+                Some(Ok(done)) => return done,
+                // Nobody aborts them, and they answer when they break.
+                Some(Err(error)) => tracing::error!(%error, "a request for a file broke"),
+                None => return std::future::pending().await,
+            }
+        }
+    };
     tokio::select! {
         biased;
-        Some(done) = files.join_next() => match done {
-            Ok(done) => done,
-            Err(error) => {
-                tracing::error!(%error, "a request for a file broke");
-                std::future::pending().await
-            }
-        },
+        done = done => done,
         (id, status) = waits => (id, Ok(status)),
     }
 }

@@ -19,6 +19,11 @@ use crate::process::{Chunk, Command, Control, Environment, Limits, Runner, Statu
 
 /// Commands that are open at the same time.
 const MAX_OPEN: usize = 16;
+/// Commands that run at the same time: those that are open, and those that were released and are being ended.
+const MAX_RUNNING: usize = 32;
+/// Requests that wait for the end of a command at the same time. More of them are refused, and not left unread: what
+/// ends the commands may come after them.
+const MAX_WAITING: usize = 64;
 /// Bytes of output that are kept, unless the agent wants fewer.
 const KEPT: usize = 1 << 20;
 /// Time between SIGTERM and SIGKILL.
@@ -137,6 +142,10 @@ impl Terminals {
         };
         match method {
             "terminal/output" => Called::Answer(id, Ok(terminal.output())),
+            "terminal/wait_for_exit" if self.waiting.len() >= MAX_WAITING => {
+                let text = format!("{MAX_WAITING} requests wait for the end of a command already");
+                Called::Answer(id, Err(RpcError::new(code::INTERNAL, text)))
+            }
             "terminal/wait_for_exit" => {
                 let mut ended = terminal.ended.clone();
                 self.waiting.spawn(async move {
@@ -186,6 +195,15 @@ impl Terminals {
     fn create(&mut self, create: Create) -> Result<Value, RpcError> {
         if self.open.len() >= MAX_OPEN {
             let text = format!("{MAX_OPEN} terminals are open: release one first");
+            return Err(RpcError::new(code::INTERNAL, text));
+        }
+        while let Some(done) = self.running.try_join_next() {
+            if let Err(error) = done {
+                tracing::error!(%error, "a command of the agent's broke");
+            }
+        }
+        if self.running.len() >= MAX_RUNNING {
+            let text = format!("{MAX_RUNNING} commands run or are being ended: wait for one of them");
             return Err(RpcError::new(code::INTERNAL, text));
         }
         let cwd = match &create.cwd {
@@ -309,4 +327,59 @@ fn command(create: Create, env: Environment, cwd: PathBuf) -> Result<Command, Rp
         cwd,
         stdin: Stdin::Null,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::acp::rpc::{Incoming, read};
+
+    fn id() -> RequestId {
+        match read(br#"{"id":1,"method":"x"}"#) {
+            Incoming::Request { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn answer(called: Called) -> Result<Value, RpcError> {
+        match called {
+            Called::Answer(_, result) => result,
+            Called::Later => panic!("it waits"),
+        }
+    }
+
+    #[tokio::test]
+    async fn released_commands_and_waits_are_bounded_too() {
+        let place = tempfile::tempdir().unwrap();
+        let (reporter, _reports) = Reporter::channel(8);
+        let (_freeze, frozen) = watch::channel(false);
+        let mut terminals = Terminals::new(Shell {
+            worktree: Worktree::open(place.path()).unwrap(),
+            env: Environment::from_iter([("PATH", "/usr/local/bin:/usr/bin:/bin")]),
+            runner: Runner::default(),
+            frozen,
+            reporter,
+        });
+        let create = |terminals: &mut Terminals| {
+            let params = json!({"command": "sleep", "args": ["300"]});
+            answer(terminals.call(id(), "terminal/create", params))
+        };
+        // Nothing runs in this test while nothing is awaited, so no command ends in between.
+        let mut name = json!({});
+        for number in 1..=MAX_RUNNING {
+            name = create(&mut terminals).unwrap();
+            if number < MAX_RUNNING {
+                answer(terminals.call(id(), "terminal/release", name.clone())).unwrap();
+            }
+        }
+        assert!(create(&mut terminals).unwrap_err().message.contains("commands run"));
+        for _ in 0..MAX_WAITING {
+            let called = terminals.call(id(), "terminal/wait_for_exit", name.clone());
+            assert!(matches!(called, Called::Later), "{called:?}");
+        }
+        let refused = answer(terminals.call(id(), "terminal/wait_for_exit", name.clone())).unwrap_err();
+        assert!(refused.message.contains("wait for the end"), "{refused:?}");
+        answer(terminals.call(id(), "terminal/kill", name)).unwrap();
+        terminals.close().await;
+    }
 }

@@ -305,6 +305,55 @@ async fn an_agent_that_only_says_that_it_tries_again_is_ended_by_its_rule() {
     assert_eq!(failed(&told).kind, FailureKind::Network);
 }
 
+#[test]
+fn an_agent_has_no_gateway() {
+    let agent = "name = 'x'\ncommand = 'x'\n[acp]\n[env]\ninherit = ['BASE']\nsecret = ['KEY']\n";
+    let parse = |text: &str| Manifest::parse(text, Path::new("x.toml"));
+    assert!(parse(agent).is_ok());
+    let gateway = "[[gateway]]\nwire = 'chat'\nbase_url = 'BASE'\nkey = 'KEY'\nprovider = 'https://api.example/v1'\n";
+    let refused = parse(&format!("{agent}{gateway}")).unwrap_err().to_string();
+    assert!(
+        refused.contains("[acp] and [[gateway]] do not go together"),
+        "{refused}"
+    );
+    assert!(parse(&format!("{agent}{gateway}").replace("[acp]\n", "")).is_ok());
+}
+
+#[tokio::test]
+async fn many_requests_at_once_are_all_answered() {
+    let place = Place::new();
+    fs::write(place.tree("file"), "text").unwrap();
+    let script = r#"
+prompt=$id; top=$(pwd); asked=0; answered=0
+while [ $asked -lt 60 ]; do
+    asked=$((asked + 1))
+    printf '{"id":"c-%s","method":"fs/read_text_file","params":{"path":"%s/file"}}\n' $asked "$top"
+done
+while [ $answered -lt $asked ]; do
+    answered=$((answered + 1))
+    next; printf '%s\n' "$line" >> answers
+done
+say 'Read.'
+id=$prompt; result '{"stopReason":"end_turn"}'
+"#;
+    let told = place.run(script, "serve = ['files']").await;
+    assert!(
+        matches!(told.end, AdapterEnd::Done { .. }),
+        "{:?} {}",
+        told.end,
+        told.output
+    );
+    let answers = fs::read_to_string(place.tree("answers")).unwrap();
+    for number in 1..=60 {
+        let own = answers.lines().filter(|line| line.contains(&format!("\"c-{number}\"")));
+        assert_eq!(
+            own.filter(|line| line.contains("text")).count(),
+            1,
+            "{number}: {answers}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn two_lines_of_settings_make_an_adapter() {
     let place = Place::new();

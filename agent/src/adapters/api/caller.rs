@@ -148,23 +148,13 @@ impl Caller {
         let mut attempt = 1;
         let mut odd = 0;
         loop {
-            let granted = tokio::select! {
-                biased;
-                () = control.stop.cancelled() => return Err(Halt::Stopped),
-                granted = self.granted(usual.len(), most, reporter) => granted?,
-            };
-            thawed(&mut control.frozen.clone(), &control.stop).await?;
-            if let Some(warning) = granted.warning()
-                && self.warned.as_deref() != Some(warning)
-            {
-                self.warned = Some(warning.to_owned());
-                reporter.event(EventBody::Warning(warning.to_owned())).await?;
-            }
-            let limit = granted.output();
-            let body = if limit == most {
-                usual.clone()
-            } else {
-                Bytes::from(body(limit)?)
+            let granted = self.granted_awake(usual.len(), most, reporter, control).await?;
+            let body = match self.ready(&granted, &usual, most, body, reporter).await {
+                Ok(body) => body,
+                Err(halt) => {
+                    granted.release(&RateTold::default());
+                    return Err(halt);
+                }
             };
             let mut draft = Draft::of(body.len(), self.context);
             draft.before = self.before;
@@ -211,9 +201,55 @@ impl Caller {
                 () = control.stop.cancelled() => return Err(Halt::Stopped),
                 () = tokio::time::sleep(delay) => {}
             }
-            thawed(&mut control.frozen.clone(), &control.stop).await?;
             attempt += 1;
         }
+    }
+
+    /// Waits until a request of so many bytes may be made by a session that may work. A frozen one holds nothing
+    /// back: that would be missing elsewhere, for as long as it is frozen.
+    async fn granted_awake(
+        &self,
+        bytes: usize,
+        most: NonZeroU32,
+        reporter: &Reporter,
+        control: &Control,
+    ) -> Result<Granted, Halt> {
+        loop {
+            thawed(&mut control.frozen.clone(), &control.stop).await?;
+            let granted = tokio::select! {
+                biased;
+                () = control.stop.cancelled() => return Err(Halt::Stopped),
+                granted = self.granted(bytes, most, reporter) => granted?,
+            };
+            // It may have been frozen while it waited. Without a sender it counts as not frozen.
+            let is_frozen = *control.frozen.borrow() && control.frozen.has_changed().is_ok();
+            if !is_frozen {
+                return Ok(granted);
+            }
+            granted.release(&RateTold::default());
+        }
+    }
+
+    /// The body of a call that was granted. Warns people first, if they are to be warned.
+    async fn ready(
+        &mut self,
+        granted: &Granted,
+        usual: &Bytes,
+        most: NonZeroU32,
+        body: Body<'_>,
+        reporter: &Reporter,
+    ) -> Result<Bytes, Halt> {
+        if let Some(warning) = granted.warning()
+            && self.warned.as_deref() != Some(warning)
+        {
+            self.warned = Some(warning.to_owned());
+            reporter.event(EventBody::Warning(warning.to_owned())).await?;
+        }
+        let limit = granted.output();
+        if limit == most {
+            return Ok(usual.clone());
+        }
+        Ok(Bytes::from(body(limit)?))
     }
 
     /// Waits until a request of so many bytes may be made. What it waits for is shown once.
@@ -277,6 +313,7 @@ impl Caller {
             request = request.header(name, value);
         }
         let request = request.body(body);
+        heard.sent = true;
         let response = match request.send().await {
             Ok(response) => response,
             // What never went out costs nothing; what went out and was not answered may be on a bill.
@@ -463,6 +500,11 @@ impl Caller {
                 granted.release(&heard.rates);
                 return Ok(());
             }
+            // It was stopped before it went out.
+            Err(_) if !heard.sent => {
+                granted.release(&heard.rates);
+                return Ok(());
+            }
             // Whether the provider works on it and bills it, nobody knows.
             Ok(Ended::Failed(_)) | Err(_) => {
                 drop(granted);
@@ -503,9 +545,10 @@ impl Caller {
     }
 }
 
-/// What the headers of an answer said.
+/// What is known of a call besides its answer: whether it went out, and what the headers of the answer said.
 #[derive(Debug, Default)]
 struct Heard {
+    sent: bool,
     rates: RateTold,
     /// The provider's own id of the request.
     request: Option<String>,

@@ -39,6 +39,9 @@ pub(crate) enum AnswerEnd {
     Failed(FailureKind),
 }
 
+/// Bytes of what a model writes that are a token, roughly.
+const BYTES_PER_TOKEN: u64 = 4;
+
 /// What was counted of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Counted {
@@ -56,6 +59,8 @@ pub(crate) struct Counting {
     metered: MeteredWire,
     wire: &'static Wire,
     draft: Draft,
+    /// Bytes of the texts that grew in a stream.
+    written: u64,
     end: AnswerEnd,
     form: Form,
 }
@@ -80,6 +85,7 @@ impl Counting {
             metered: wire,
             wire: provider_of(wire).wire,
             draft: Draft::default(),
+            written: 0,
             end: AnswerEnd::Cut,
             form: Form::Unknown(Vec::new()),
         }
@@ -159,6 +165,9 @@ impl Counting {
                 }
                 Progress::Failed(_) | Progress::None | Progress::Ping | Progress::Text(_) => {}
             }
+            let grown = self.draft.open.values().flat_map(|open| open.grown.values());
+            let grown: usize = grown.map(String::len).sum();
+            self.written = self.written.saturating_add(grown as u64);
             self.draft.forget();
         }
     }
@@ -201,6 +210,12 @@ impl Counting {
             usage,
             end: self.end,
         }
+    }
+
+    /// Tokens that the text of a stream has so far, at four bytes each: providers count as they write, and tell it
+    /// at the end.
+    pub(crate) const fn written(&self) -> u64 {
+        self.written.div_ceil(BYTES_PER_TOKEN)
     }
 
     /// Whether the answer was cut because it may have been no longer.

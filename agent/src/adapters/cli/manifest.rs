@@ -512,6 +512,10 @@ impl Manifest {
         if let Some(login) = &self.login {
             login.check()?;
         }
+        if self.acp.is_some() && !self.gateways.is_empty() {
+            // It would be started with the real key, and its calls would pass no gateway.
+            return Err("[acp] and [[gateway]] do not go together: an agent that speaks ACP has no gateway".to_owned());
+        }
         for gateway in &self.gateways {
             gateway.check(&self.env)?;
         }

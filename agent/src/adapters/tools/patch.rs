@@ -7,9 +7,11 @@ use super::Refused;
 #[derive(Debug, Default)]
 struct Hunk<'p> {
     header: &'p str,
-    /// The line at which it says that it begins, from 1; 0: it does not say.
-    line: usize,
+    /// The line of the old file that its header names; `None`: it names none.
+    line: Option<usize>,
     lines: Vec<(Kind, &'p str)>,
+    /// The last line that it adds has no end.
+    open: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,14 +27,14 @@ enum Kind {
 /// Names the hunk that does not fit, and what the file has in its place.
 pub(super) fn apply(text: &str, patch: &str) -> Result<(String, usize), Refused> {
     let hunks = parse(patch)?;
-    let crlf = text.contains("\r\n");
-    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let count = hunks.len();
-    // Lines that earlier hunks added or took away, and where the last one ended.
+    // How far from its number the last hunk was found that has one and old lines, and where the last hunk ended. Both
+    // are about the old file, so it does not matter how much the hunks add.
     let (mut shift, mut from) = (0_isize, 0);
-    let mut made = Vec::with_capacity(count);
+    let mut places = Vec::with_capacity(count);
     for (index, hunk) in hunks.iter().enumerate() {
-        let old: Vec<&str> = hunk.side(Kind::Added);
+        let old = hunk.old();
         let at = place(&lines, &old, hunk, shift, from).map_err(|why| {
             Refused::new(format!(
                 "hunk {} of {count} ({}) {why}; nothing was changed",
@@ -40,61 +42,74 @@ pub(super) fn apply(text: &str, patch: &str) -> Result<(String, usize), Refused>
                 hunk.header
             ))
         })?;
-        let new: Vec<String> = hunk.side(Kind::Removed).iter().map(|line| ended(line, crlf)).collect();
-        made.push((at, old.len(), new));
+        places.push(at);
         from = at + old.len();
-        shift = isize::try_from(at).unwrap_or(0) - isize::try_from(hunk.line.saturating_sub(1)).unwrap_or(0);
+        if let Some(first) = hunk.first()
+            && !old.is_empty()
+        {
+            shift = signed(at) - signed(first);
+        }
     }
     let mut result = String::with_capacity(text.len() + patch.len());
-    let mut rest = lines.drain(..);
-    let mut at = 0;
-    for (start, removed, new) in &made {
-        for line in rest.by_ref().take(start - at) {
-            push(&mut result, line, crlf);
-        }
-        let taken = rest.by_ref().take(*removed).count();
-        at = start + taken;
-        for line in new {
-            push(&mut result, line, crlf);
-        }
-    }
-    for line in rest {
-        push(&mut result, line, crlf);
-    }
-    // A file without a line end at its end keeps that, as far as it ends as it did.
-    let was_open = !text.is_empty() && !text.ends_with('\n');
-    let touches_end = made
-        .last()
-        .is_some_and(|(start, removed, _)| start + removed >= text.split_inclusive('\n').count());
-    let open = match patch.lines().last().map(str::trim_end) {
-        Some(last) if last.starts_with("\\ No newline") => true,
-        Some(_) | None => was_open && !touches_end,
-    };
-    if open {
-        while result.ends_with(['\n', '\r']) {
-            result.pop();
+    let mut next = 0;
+    for (hunk, at) in hunks.iter().zip(places) {
+        result.extend(lines[next..at].iter().copied());
+        next = at;
+        for (kind, line) in &hunk.lines {
+            match kind {
+                // As the file has it, with its own end.
+                Kind::Context => {
+                    result.push_str(lines[next]);
+                    next += 1;
+                }
+                Kind::Removed => next += 1,
+                Kind::Added => add(&mut result, line, end_near(&lines, next)),
+            }
         }
     }
+    if next == lines.len() && hunks.last().is_some_and(|hunk| hunk.open) {
+        let bare = result.strip_suffix('\n').unwrap_or(&result);
+        let length = bare.strip_suffix('\r').unwrap_or(bare).len();
+        result.truncate(length);
+    }
+    result.extend(lines[next..].iter().copied());
     Ok((result, count))
 }
 
-/// Adds a line, with an end to the one before it.
-fn push(result: &mut String, line: &str, crlf: bool) {
+/// Adds a line, and an end to the one before it where the file had none.
+fn add(result: &mut String, line: &str, end: &str) {
     if !result.is_empty() && !result.ends_with('\n') {
-        result.push_str(if crlf { "\r\n" } else { "\n" });
+        result.push_str(end);
     }
     result.push_str(line);
+    result.push_str(end);
 }
 
-fn ended(line: &str, crlf: bool) -> String {
-    format!("{line}{}", if crlf { "\r\n" } else { "\n" })
+/// How a new line ends before this line of the file: like the line before it, or else like the one after it.
+fn end_near(lines: &[&str], at: usize) -> &'static str {
+    let (before, after) = lines.split_at(at);
+    // Only the last line of a file may be without an end.
+    let mut ended = before.iter().rev().chain(after).filter(|line| line.ends_with('\n'));
+    match ended.next() {
+        Some(line) if line.ends_with("\r\n") => "\r\n",
+        Some(_) | None => "\n",
+    }
+}
+
+fn signed(index: usize) -> isize {
+    isize::try_from(index).unwrap_or(isize::MAX)
 }
 
 impl<'p> Hunk<'p> {
-    /// The lines of one side: all but these.
-    fn side(&self, without: Kind) -> Vec<&'p str> {
-        let lines = self.lines.iter().filter(|(kind, _)| *kind != without);
+    /// The lines that the file has to have.
+    fn old(&self) -> Vec<&'p str> {
+        let lines = self.lines.iter().filter(|(kind, _)| *kind != Kind::Added);
         lines.map(|(_, line)| *line).collect()
+    }
+
+    /// The index of its first old line, by its own number.
+    fn first(&self) -> Option<usize> {
+        self.line?.checked_sub(1)
     }
 }
 
@@ -108,6 +123,7 @@ fn parse(patch: &str) -> Result<Vec<Hunk<'_>>, Refused> {
                 header: line,
                 line: begins_at(line),
                 lines: Vec::new(),
+                open: false,
             });
             continue;
         }
@@ -133,7 +149,7 @@ fn parse(patch: &str) -> Result<Vec<Hunk<'_>>, Refused> {
             Some('+') => hunk.lines.push((Kind::Added, chars.as_str())),
             // Its space is often lost.
             None => hunk.lines.push((Kind::Context, "")),
-            Some('\\') => {}
+            Some('\\') => hunk.open = matches!(hunk.lines.last(), Some((Kind::Added, _))),
             Some(_) => {
                 return Err(Refused::new(format!(
                     "line {} of the patch begins with none of ' ', '-', '+' and '@@': {line}",
@@ -166,31 +182,35 @@ fn parse(patch: &str) -> Result<Vec<Hunk<'_>>, Refused> {
 }
 
 /// The line of the old file in a hunk's header.
-fn begins_at(header: &str) -> usize {
-    let old = header.split_whitespace().find_map(|word| word.strip_prefix('-'));
-    old.and_then(|old| old.split(',').next()?.parse().ok()).unwrap_or(0)
+fn begins_at(header: &str) -> Option<usize> {
+    let old = header.split_whitespace().find_map(|word| word.strip_prefix('-'))?;
+    old.split(',').next()?.parse().ok()
 }
 
 fn same(line: &str, wanted: &str) -> bool {
     line.trim_end_matches(['\n', '\r']) == wanted
 }
 
-/// The index of the line at which a hunk's old lines are, none of them before `from`.
+/// The index of the line at which a hunk's old lines are, none of them before `from`. `shift` is how far the lines are
+/// from their numbers there.
 fn place(lines: &[&str], old: &[&str], hunk: &Hunk<'_>, shift: isize, from: usize) -> Result<usize, String> {
-    let said = isize::try_from(hunk.line.saturating_sub(1)).unwrap_or(0) + shift;
-    let expected = usize::try_from(said).unwrap_or(0).max(from);
+    let shifted = |index: usize| index.saturating_add_signed(shift).max(from).min(lines.len());
     if old.is_empty() {
-        // It only adds: after the line that it names.
-        let at = if hunk.line == 0 || lines.is_empty() {
-            0
-        } else {
-            expected + 1
+        // It only adds: after the line that it names, which is before the line with that index.
+        return match hunk.line {
+            _ if lines.is_empty() => Ok(0),
+            Some(line) => Ok(shifted(line)),
+            None => Err(
+                "only adds, and does not say where: begin it with the line to add after, as in @@ -12,0 +13 @@, or \
+                 give it lines around the new ones"
+                    .to_owned(),
+            ),
         };
-        return Ok(at.min(lines.len()).max(from));
     }
+    let expected = hunk.first().map_or(from, shifted);
     let fits =
         |at: usize| lines.len() >= at + old.len() && lines[at..].iter().zip(old).all(|(line, old)| same(line, old));
-    if hunk.line > 0 && fits(expected) {
+    if hunk.first().is_some() && fits(expected) {
         return Ok(expected);
     }
     let places: Vec<usize> = (from..lines.len()).filter(|at| fits(*at)).collect();
@@ -273,7 +293,78 @@ mod tests {
     }
 
     #[test]
+    fn hunks_that_only_add_go_after_the_line_that_they_name() {
+        let two = "@@ -2,0 +3 @@\n+a\n@@ -5,0 +7 @@\n+b\n";
+        assert_eq!(
+            applied(TEXT, two).unwrap(),
+            "one\ntwo\na\nthree\nfour\nfive\nb\nsix\nseven\n"
+        );
+        assert_eq!(
+            applied(TEXT, "@@ -0,0 +1 @@\n+zero\n").unwrap(),
+            format!("zero\n{TEXT}")
+        );
+        let huge = format!("@@ -{0} +{0} @@\n-two\n+2\n@@ -{0},0 +{0} @@\n+end\n", isize::MAX);
+        assert_eq!(
+            applied(TEXT, &huge).unwrap(),
+            "one\n2\nend\nthree\nfour\nfive\nsix\nseven\n"
+        );
+        // Without a line to add after, only an empty file has a place for it.
+        let nowhere = "@@ @@\n+new\n";
+        assert_eq!(applied("", nowhere).unwrap(), "new\n");
+        for patch in [nowhere.to_owned(), format!("@@ -1 +1 @@\n-one\n+1\n{nowhere}")] {
+            let refused = applied(TEXT, &patch).unwrap_err();
+            assert!(refused.contains("only adds, and does not say where"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn earlier_hunks_do_not_mislead_later_ones_over_repeated_lines() {
+        for (text, patch, expected) in [
+            // One that only adds does not shift the next one.
+            (
+                "}\n}\n}\n}\n",
+                "@@ -1,0 +2 @@\n+a\n@@ -3 +4 @@\n-}\n+END\n",
+                "}\na\n}\nEND\n}\n",
+            ),
+            // Nor does one without a number.
+            (
+                "x\n}\ny\n}\nz\n}\n}\n}\n}\n",
+                "@@ @@\n-y\n+Y\n@@ -6 +6 @@\n-}\n+END\n",
+                "x\n}\nY\n}\nz\nEND\n}\n}\n}\n",
+            ),
+            // Nor one that adds much.
+            (
+                "x\n}\ny\n}\nz\n}\n",
+                "@@ -1 +1,3 @@\n-x\n+1\n+2\n+3\n@@ -4 +6 @@\n-}\n+END\n",
+                "1\n2\n3\n}\ny\nEND\nz\n}\n",
+            ),
+            // Numbers that are wrong by one line are so for the next hunks, too.
+            (
+                "a\n}\nb\n}\nc\n}\n",
+                "@@ -2 +2 @@\n-b\n+B\n@@ -3,0 +4 @@\n+n\n@@ -5 +6 @@\n-}\n+END\n",
+                "a\n}\nB\n}\nn\nc\nEND\n",
+            ),
+        ] {
+            assert_eq!(applied(text, patch).unwrap(), expected, "{patch}");
+        }
+    }
+
+    #[test]
     fn line_ends_stay_as_they_are() {
+        let mixed = "a\r\nb\nc\n";
+        for (patch, expected) in [
+            ("@@ -1,3 +1,4 @@\n a\n b\n+new\n c\n", "a\r\nb\nnew\nc\n"),
+            ("@@ -1,3 +1,4 @@\n a\n+new\n b\n c\n", "a\r\nnew\r\nb\nc\n"),
+            ("@@ -0,0 +1 @@\n+new\n", "new\r\na\r\nb\nc\n"),
+        ] {
+            assert_eq!(applied(mixed, patch).unwrap(), expected, "{patch}");
+        }
+        assert_eq!(applied("a\r\nb", "@@ -2 +2,2 @@\n b\n+c\n").unwrap(), "a\r\nb\r\nc\r\n");
+        assert_eq!(applied("a\nb", "@@ -1,2 +1,2 @@\n-a\n+A\n b\n").unwrap(), "A\nb");
+        assert_eq!(
+            applied("a\nb", "@@ -1,2 +1 @@\n a\n-b\n\\ No newline at end of file\n").unwrap(),
+            "a\n"
+        );
         let patch = "@@ -1,2 +1,3 @@\n a\n-b\n+B\n+c\n";
         assert_eq!(applied("a\r\nb\r\n", patch).unwrap(), "a\r\nB\r\nc\r\n");
         assert_eq!(applied("a\nb", "@@ -1 +1,2 @@\n a\n+new\n").unwrap(), "a\nnew\nb");

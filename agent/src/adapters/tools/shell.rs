@@ -1,5 +1,5 @@
 //! The shell: one command at a time, bounded in time and output. The next command begins in the folder in which
-//! the last one ended, as long as that is in the worktree.
+//! the last one ended, as long as that is in the worktree, which is looked at again before each command.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,7 +27,10 @@ pub(super) async fn run(
         .timeout_seconds
         .map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.max(1)))
         .min(MAX_TIMEOUT);
-    let cwd = toolbox.cwd.begin(&toolbox.folder);
+    let waiting = toolbox.turns.next(&control.stop, || reporter.alive());
+    let _turn = waiting.await.ok_or_else(|| Refused::new("[stopped]"))?;
+    // After the wait: commands may have run in it.
+    let (cwd, note) = toolbox.cwd.begin(&toolbox.folder, &toolbox.worktree);
     let mark = format!("kage-{:032x}", rand::random::<u128>());
     let command = Command {
         program: "/bin/sh".into(),
@@ -40,8 +43,6 @@ pub(super) async fn run(
         timeout: Some(timeout),
         grace: Duration::from_secs(2),
     };
-    let waiting = toolbox.turns.next(&control.stop, || reporter.alive());
-    let _turn = waiting.await.ok_or_else(|| Refused::new("[stopped]"))?;
     // The reader below always reads, so this is full only for moments.
     let (sender, mut chunks) = mpsc::channel::<Chunk>(4);
     let gather = async {
@@ -57,6 +58,7 @@ pub(super) async fn run(
     if let Some(folder) = take_end(&mut text, &mark) {
         text.push_str(&toolbox.cwd.end(folder, &toolbox.worktree));
     }
+    text.insert_str(0, &note);
     let ended = ended.map_err(|error| Refused::new(format!("the shell cannot be run: {error}")))?;
     let how = match ended.cause {
         Cause::Itself if ended.status.success() && text.is_empty() => return Ok("[no output]".to_owned()),
@@ -93,11 +95,30 @@ fn take_end(text: &mut String, mark: &str) -> Option<PathBuf> {
 pub(super) struct WorkingFolder(Arc<Mutex<Option<PathBuf>>>);
 
 impl WorkingFolder {
-    fn begin(&self, first: &Path) -> PathBuf {
+    /// Where a command begins, and what the model has to know of that. What was a folder of the worktree may be gone
+    /// by now, or be a link that leads out of it.
+    fn begin(&self, first: &Path, worktree: &Path) -> (PathBuf, String) {
+        let top = worktree.canonicalize();
+        let within = |folder: &Path| -> Option<PathBuf> {
+            let real = folder.canonicalize().ok().filter(|real| real.is_dir())?;
+            let inside = top.as_ref().is_ok_and(|top| real.starts_with(top));
+            inside.then_some(real)
+        };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may be gone.
-        *kept = kept.take().filter(|folder| folder.is_dir());
-        kept.clone().unwrap_or_else(|| first.to_owned())
+        let last = kept.take();
+        *kept = last.as_deref().and_then(within);
+        if let Some(folder) = &*kept {
+            return (folder.clone(), String::new());
+        }
+        let left = |folder: &Path, place: &str| {
+            let folder = folder.display();
+            format!("[{folder} is not in the worktree any more: this command began in {place}]\n")
+        };
+        if within(first).is_none() {
+            return (worktree.to_owned(), left(first, "the top of the worktree"));
+        }
+        let note = last.map_or_else(String::new, |last| left(&last, "the working folder"));
+        (first.to_owned(), note)
     }
 
     /// Keeps the folder in which a command ended. Returns what the model has to know.

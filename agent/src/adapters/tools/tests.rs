@@ -459,7 +459,23 @@ async fn the_shell_goes_on_where_it_was() {
     assert_eq!(pwd().await, top);
     place.ok("bash", json!({"command": "cd a"})).await;
     fs::remove_dir_all(place.path("a")).unwrap();
+    let gone = pwd().await;
+    assert!(
+        gone.contains("/tree/a is not in the worktree any more") && gone.ends_with(&top),
+        "{gone}"
+    );
     assert_eq!(pwd().await, top);
+    // Nor is a link that has come in its place followed out of the worktree.
+    fs::create_dir_all(place.path("b/c")).unwrap();
+    fs::create_dir_all(place.folder.path().join("outside/c")).unwrap();
+    place.ok("bash", json!({"command": "cd b/c"})).await;
+    fs::remove_dir_all(place.path("b")).unwrap();
+    symlink("../outside", place.path("b")).unwrap();
+    let link = pwd().await;
+    assert!(
+        link.contains("/tree/b/c is not in the worktree any more") && link.ends_with(&top),
+        "{link}"
+    );
     // A word of the model's is no mark.
     assert_eq!(
         place.ok("bash", json!({"command": "echo kage-0/etc"})).await,

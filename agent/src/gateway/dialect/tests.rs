@@ -99,12 +99,82 @@ fn a_call_says_its_model_and_how_long_its_answer_may_be() {
         (Gemini, "/v1beta/models/g-2.5:generateContent", "{}", "g-2.5", None),
         (Messages, "/v1/messages", "no JSON", "", None),
     ] {
-        let expected = Asked {
-            model: model.to_owned(),
-            output,
-            bytes: body.len() as u64,
-        };
-        assert_eq!(asked(wire, path, body.as_bytes()), expected, "{wire:?} {body}");
+        let asked = asked(wire, path, body.as_bytes());
+        let read = (asked.model.as_str(), asked.output, asked.answers.get(), asked.bytes);
+        assert_eq!(read, (model, output, 1, body.len() as u64), "{wire:?} {body}");
+    }
+}
+
+#[test]
+fn a_call_says_how_many_answers_it_asks_for() {
+    for (wire, body, answers) in [
+        (Chat, r#"{"n":8}"#, 8),
+        (Chat, r#"{"\u006e":8}"#, 8),
+        (Chat, r#"{"n":0}"#, 1),
+        (Chat, r#"{"n":null}"#, 1),
+        (Gemini, r#"{"generationConfig":{"candidateCount":8}}"#, 8),
+        (Gemini, r#"{"generation_config":{"candidate_count":8}}"#, 8),
+        (Gemini, r#"{"generationConfig":null}"#, 1),
+        // It is no field of these.
+        (Messages, r#"{"n":8}"#, 1),
+        (Responses, r#"{"n":8}"#, 1),
+    ] {
+        let asked = asked(wire, "/m:generateContent", body.as_bytes());
+        assert_eq!(
+            (asked.answers.get(), asked.unbounded),
+            (answers, None),
+            "{wire:?} {body}"
+        );
+    }
+}
+
+#[test]
+fn what_has_no_bound_is_known() {
+    for (wire, body, word) in [
+        (
+            Responses,
+            r#"{"previous_response_id":"resp_1"}"#,
+            "previous_response_id",
+        ),
+        (Responses, r#"{"conversation":"conv_1"}"#, "conversation"),
+        (Responses, r#"{"conversation":{"id":"conv_1"}}"#, "conversation"),
+        (Responses, r#"{"prompt":{"id":"pmpt_1"}}"#, "prompt"),
+        (Gemini, r#"{"cachedContent":"cachedContents/1"}"#, "cachedContent"),
+        (Gemini, r#"{"cached_content":"cachedContents/1"}"#, "cachedContent"),
+        (Responses, r#"{"service_tier":"priority"}"#, "service tier"),
+        (Chat, r#"{"service_tier":"priority"}"#, "service tier"),
+        (Gemini, r#"{"serviceTier":"priority"}"#, "service tier"),
+        (Messages, r#"{"speed":"fast"}"#, "speed"),
+        (Chat, r#"{"n":129}"#, "128"),
+        // A provider may read these, and in its own way.
+        (Chat, r#"{"n":1,"n":8}"#, "not understood"),
+        (Chat, r#"{"n":8.0}"#, "not understood"),
+        (
+            Gemini,
+            r#"{"generationConfig":{"candidateCount":"8"}}"#,
+            "not understood",
+        ),
+        (
+            Gemini,
+            r#"{"generationConfig":{},"generation_config":{"candidateCount":8}}"#,
+            "not understood",
+        ),
+        (Messages, "no JSON", "not understood"),
+    ] {
+        let why = asked(wire, "/m:generateContent", body.as_bytes()).unbounded;
+        assert!(why.is_some_and(|why| why.contains(word)), "{wire:?} {body}: {why:?}");
+    }
+    for (wire, body) in [
+        (
+            Responses,
+            r#"{"previous_response_id":null,"conversation":null,"prompt":null,"service_tier":"auto"}"#,
+        ),
+        (Chat, r#"{"service_tier":"default","prompt":"x"}"#),
+        (Messages, r#"{"service_tier":"standard_only","speed":"standard"}"#),
+        (Gemini, r#"{"serviceTier":"STANDARD"}"#),
+    ] {
+        let why = asked(wire, "/m:generateContent", body.as_bytes()).unbounded;
+        assert_eq!(why, None, "{wire:?} {body}");
     }
 }
 
@@ -163,6 +233,16 @@ fn every_rejection_is_the_provider_s_own() {
         (Gemini, Rejection::Budget, 429, "/error/status", "RESOURCE_EXHAUSTED"),
         (Gemini, Rejection::NotFound, 404, "/error/status", "NOT_FOUND"),
         (Chat, Rejection::Unreachable, 502, "/error/type", "server_error"),
+        (
+            Messages,
+            Rejection::Invalid,
+            400,
+            "/error/type",
+            "invalid_request_error",
+        ),
+        (Responses, Rejection::Invalid, 400, "/error/code", "unsupported_value"),
+        (Chat, Rejection::Invalid, 400, "/error/type", "invalid_request_error"),
+        (Gemini, Rejection::Invalid, 400, "/error/status", "INVALID_ARGUMENT"),
         (
             Responses,
             Rejection::TooLarge,

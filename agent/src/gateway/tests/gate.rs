@@ -42,6 +42,8 @@ struct FakeGate {
     /// How many calls are granted.
     grants: Mutex<u32>,
     waits: Mutex<Vec<&'static str>>,
+    /// Whether it never answers.
+    silent: bool,
     output: u32,
     told: watch::Sender<Vec<&'static str>>,
     refused: Arc<AtomicU32>,
@@ -65,6 +67,9 @@ impl ModelGateService for FakeGate {
             request.account.contains('/') && !request.account.contains(REAL),
             "{request:?}"
         );
+        if self.silent {
+            std::future::pending::<()>().await;
+        }
         let wait = self.waits.lock().unwrap().pop();
         let mut grants = self.grants.lock().unwrap();
         let answer = match (wait, *grants) {
@@ -112,20 +117,26 @@ impl ModelGateService for FakeGate {
 
 /// Grants so many calls, with answers of at most `output` tokens.
 pub(super) async fn granting(grants: u32, output: u32) -> (Gate, Log) {
-    start(grants, output, Vec::new()).await
+    start(grants, output, Vec::new(), false).await
 }
 
 /// Lets the first call wait.
 pub(super) async fn waiting_once(reason: &'static str) -> (Gate, Log) {
-    start(1, 5000, vec![reason]).await
+    start(1, 5000, vec![reason], false).await
 }
 
-async fn start(grants: u32, output: u32, waits: Vec<&'static str>) -> (Gate, Log) {
+/// Answers no question.
+pub(super) async fn silent() -> (Gate, Log) {
+    start(0, 5000, Vec::new(), true).await
+}
+
+async fn start(grants: u32, output: u32, waits: Vec<&'static str>, silent: bool) -> (Gate, Log) {
     let (told, log) = watch::channel(Vec::new());
     let refused = Arc::<AtomicU32>::default();
     let gate = FakeGate {
         grants: Mutex::new(grants),
         waits: Mutex::new(waits),
+        silent,
         output,
         told,
         refused: Arc::clone(&refused),

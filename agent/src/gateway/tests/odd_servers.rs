@@ -38,6 +38,20 @@ async fn half() -> (String, Arc<Notify>) {
     (serve(Router::new().route("/v1/messages", post(answer))).await, gone)
 }
 
+/// A server that refuses every request, and keeps it.
+pub(super) async fn keeping() -> (String, Arc<Mutex<Vec<Value>>>) {
+    let kept = Arc::<Mutex<Vec<Value>>>::default();
+    let keeping = Arc::clone(&kept);
+    let answer = move |body: Bytes| {
+        let keeping = Arc::clone(&keeping);
+        async move {
+            keeping.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+            http::StatusCode::BAD_REQUEST
+        }
+    };
+    (serve(Router::new().fallback(answer)).await, kept)
+}
+
 #[tokio::test]
 async fn a_piece_is_passed_on_before_the_next_one_comes_and_a_cancelled_answer_is_on_the_bill() {
     let (url, gone) = half().await;
@@ -108,6 +122,30 @@ async fn what_cannot_be_read_is_unknown_and_not_zero() {
 }
 
 #[tokio::test]
+async fn a_whole_answer_is_counted_also_when_its_length_is_told() {
+    let whole = || async {
+        let answer = serde_json::json!({
+            "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn",
+            "content": [{"type": "text", "text": "done"}],
+            "usage": {"input_tokens": 11, "output_tokens": 7}
+        });
+        Response::builder()
+            .header("content-type", "application/json")
+            .body(Body::from(answer.to_string()))
+            .unwrap()
+    };
+    let url = serve(Router::new().route("/v1/messages", post(whole))).await;
+    let direct = api::client().unwrap().post(format!("{url}/v1/messages")).send().await;
+    assert!(direct.unwrap().headers().contains_key("content-length"));
+    let served = Served::plain(MeteredWire::Messages, &url);
+    let response = served.call(MeteredWire::Messages, false).send().await.unwrap();
+    let answer: Value = response.json().await.unwrap();
+    assert_eq!(answer["content"][0]["text"], "done");
+    let (metered, usages) = served.close().await;
+    assert_eq!((metered.answered, metered.broken, sums(&usages)), (1, 0, (11, 7)));
+}
+
+#[tokio::test]
 async fn headers_of_one_hop_stay_there_and_a_redirect_is_not_followed() {
     let elsewhere = || async {
         let response = Response::builder()
@@ -124,5 +162,29 @@ async fn headers_of_one_hop_stay_there_and_a_redirect_is_not_followed() {
     assert_eq!(response.status(), 307);
     assert_eq!(response.headers().get("x-secret-hop"), None);
     assert_eq!(response.headers()["x-kept"], "2");
+    assert_eq!(response.headers().get("location"), None, "it may have the key");
     served.close().await;
+}
+
+#[tokio::test]
+async fn what_a_cut_answer_said_is_on_the_bill() {
+    let text = "x".repeat(202);
+    let delta = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}});
+    let begin = json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}});
+    let events = [
+        format!("event: content_block_start\ndata: {begin}\n\n"),
+        format!("event: content_block_delta\ndata: {delta}\n\n").repeat(2),
+    ];
+    let body = format!("{START}{}", events.concat());
+    let answer = move || {
+        let body = body.clone();
+        async move { Response::new(Body::from(body)) }
+    };
+    let url = serve(Router::new().route("/v1/messages", post(answer))).await;
+    let served = Served::plain(MeteredWire::Messages, &url);
+    let response = served.call(MeteredWire::Messages, true).send().await.unwrap();
+    response.text().await.unwrap();
+    let (metered, usages) = served.close().await;
+    assert_eq!((metered.broken, sums(&usages)), (1, (80, 101)));
+    assert!(usages[0].unreported.of_the_bill(), "it is an estimate");
 }

@@ -11,17 +11,71 @@ macro_rules! fixture {
     };
 }
 
-const RECORDED: [(MeteredWire, &str); 10] = [
-    (MeteredWire::Messages, fixture!("messages/tool_use.sse")),
-    (MeteredWire::Responses, fixture!("responses/tool_call.sse")),
-    (MeteredWire::Gemini, fixture!("gemini/tool_call.sse")),
-    (MeteredWire::Chat, fixture!("chat/openai.sse")),
-    (MeteredWire::Chat, fixture!("chat/deepseek.sse")),
-    (MeteredWire::Chat, fixture!("chat/openrouter.sse")),
-    (MeteredWire::Chat, fixture!("chat/openrouter-error.sse")),
-    (MeteredWire::Chat, fixture!("chat/groq.sse")),
-    (MeteredWire::Chat, fixture!("chat/moonshot.sse")),
-    (MeteredWire::Chat, fixture!("chat/no-usage.sse")),
+/// An answer of a provider, and what is on its bill.
+#[derive(Clone, Copy)]
+struct Recorded {
+    wire: MeteredWire,
+    text: &'static str,
+    /// As [`classes`] has them; `None`: the answer tells no counts.
+    classes: Option<[u64; 5]>,
+    end: AnswerEnd,
+}
+
+impl Recorded {
+    const fn whole(wire: MeteredWire, text: &'static str, classes: [u64; 5]) -> Self {
+        Self {
+            wire,
+            text,
+            classes: Some(classes),
+            end: AnswerEnd::Whole,
+        }
+    }
+
+    const fn uncounted(wire: MeteredWire, text: &'static str, end: AnswerEnd) -> Self {
+        Self {
+            wire,
+            text,
+            classes: None,
+            end,
+        }
+    }
+}
+
+const RECORDED: [Recorded; 10] = [
+    Recorded::whole(
+        MeteredWire::Messages,
+        fixture!("messages/tool_use.sse"),
+        [12, 1500, 0, 300, 57],
+    ),
+    // What is read from a cache and written to one is among its input of 2100.
+    Recorded::whole(
+        MeteredWire::Responses,
+        fixture!("responses/tool_call.sse"),
+        [300, 1500, 0, 300, 57],
+    ),
+    // Of a prompt of 2100; 20 tokens of thoughts are beside the 37 of the candidates.
+    Recorded::whole(
+        MeteredWire::Gemini,
+        fixture!("gemini/tool_call.sse"),
+        [1800, 0, 0, 300, 57],
+    ),
+    // From here on: what is read from a cache and written to one is among the tokens of the prompt, and thoughts are
+    // among those of the completion.
+    Recorded::whole(MeteredWire::Chat, fixture!("chat/openai.sse"), [476, 0, 0, 1024, 57]),
+    Recorded::whole(MeteredWire::Chat, fixture!("chat/deepseek.sse"), [26, 0, 0, 64, 20]),
+    Recorded::whole(
+        MeteredWire::Chat,
+        fixture!("chat/openrouter.sse"),
+        [150, 50, 0, 100, 30],
+    ),
+    Recorded::uncounted(
+        MeteredWire::Chat,
+        fixture!("chat/openrouter-error.sse"),
+        AnswerEnd::Failed(FailureKind::Network),
+    ),
+    Recorded::whole(MeteredWire::Chat, fixture!("chat/groq.sse"), [70, 0, 0, 0, 9]),
+    Recorded::whole(MeteredWire::Chat, fixture!("chat/moonshot.sse"), [9, 0, 0, 10, 21]),
+    Recorded::uncounted(MeteredWire::Chat, fixture!("chat/no-usage.sse"), AnswerEnd::Whole),
 ];
 
 /// What is counted of an answer in these pieces; `whole`: its body ends after them.
@@ -62,21 +116,29 @@ fn classes(usage: Usage) -> [u64; 5] {
 
 #[test]
 fn the_recorded_answers_are_counted_by_class() {
-    for ((wire, text), expected) in RECORDED.iter().zip([[12, 1500, 0, 300, 57], [300, 1500, 0, 300, 57]]) {
-        let counted = count(*wire, &[text.as_bytes()], true);
-        assert_eq!(
-            (classes(counted.usage), counted.end),
-            (expected, AnswerEnd::Whole),
-            "{wire:?}"
-        );
-        assert!(!counted.usage.unreported.of_the_bill(), "{wire:?}");
+    for Recorded {
+        wire,
+        text,
+        classes: expected,
+        end,
+    } in RECORDED
+    {
+        let counted = count(wire, &[text.as_bytes()], true);
+        assert_eq!(counted.end, end, "{wire:?}: {text}");
+        match expected {
+            Some(expected) => {
+                assert_eq!(classes(counted.usage), expected, "{wire:?}: {text}");
+                assert!(!counted.usage.unreported.of_the_bill(), "{wire:?}: {text}");
+            }
+            None => assert_eq!(counted.usage, Usage::UNKNOWN, "{wire:?}: {text}"),
+        }
         assert!(!counted.model.is_empty() && !counted.id.is_empty(), "{counted:?}");
     }
 }
 
 #[test]
 fn an_answer_is_counted_the_same_wherever_it_is_split() {
-    for (wire, text) in RECORDED {
+    for Recorded { wire, text, .. } in RECORDED {
         let bytes = text.as_bytes();
         let whole = count(wire, &[bytes], true);
         for at in 1..bytes.len() {
@@ -90,7 +152,7 @@ fn an_answer_is_counted_the_same_wherever_it_is_split() {
 
 #[test]
 fn counts_never_fall_while_an_answer_comes() {
-    for (wire, text) in RECORDED {
+    for Recorded { wire, text, .. } in RECORDED {
         let mut counting = Counting::new(wire);
         let mut before = 0;
         for piece in text.as_bytes().chunks(7) {
@@ -285,7 +347,7 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
     ) {
-        let (wire, text) = RECORDED[which];
+        let Recorded { wire, text, .. } = RECORDED[which];
         let mut bytes = text.as_bytes().to_vec();
         for (at, byte) in changes {
             let at = at.index(bytes.len());
