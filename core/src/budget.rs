@@ -197,7 +197,11 @@ pub fn decide(ask: &Ask, cost: CallCost, budgets: &[BudgetUse], now: Timestamp) 
     if budgets.iter().all(|budget| budget.rule.limit.is_none()) {
         return Decision::Unlimited;
     }
-    let capped = budgets.iter().any(|budget| budget.rule.limit.tokens.is_some());
+    if cost == CallCost::Unpriced
+        && let Some(reason) = unpriced(budgets, &ask.model)
+    {
+        return Decision::Refused { reason };
+    }
     let least = ask.output.least().get();
     let mut output = ask.output.usual.get();
     let mut waits = None;
@@ -206,14 +210,6 @@ pub fn decide(ask: &Ask, cost: CallCost, budgets: &[BudgetUse], now: Timestamp) 
         let (firm, open) = budget.sums(now);
         let is_outstanding = open != Tally::default();
         if let Some(money) = limit.money {
-            if cost == CallCost::Unpriced && !capped {
-                let reason = format!(
-                    "the price of {} is not known, so the budget of {} cannot hold; give a token cap too \
-                     (--token-cap), or the model's price in a price file",
-                    ask.model, budget.rule.scope
-                );
-                return Decision::Refused { reason };
-            }
             let left = i128::from(money.0) - firm.money;
             let need = cost.with_output(least);
             // A call that costs nothing spends nothing of what was passed already.
@@ -260,6 +256,20 @@ pub fn decide(ask: &Ask, cost: CallCost, budgets: &[BudgetUse], now: Timestamp) 
         tokens: ask.input.saturating_add(u64::from(output.get())),
         warning: budgets.iter().find_map(|budget| budget.warning(now)),
     }
+}
+
+/// Why a model without a price may not be used: a budget limits money, and none limits tokens.
+#[must_use]
+pub fn unpriced(budgets: &[BudgetUse], model: &str) -> Option<String> {
+    if budgets.iter().any(|budget| budget.rule.limit.tokens.is_some()) {
+        return None;
+    }
+    let budget = budgets.iter().find(|budget| budget.rule.limit.money.is_some())?;
+    Some(format!(
+        "the price of {model} is not known, so the budget of {} cannot hold; give a token cap too (--token-cap), or \
+         the model's price in a price file",
+        budget.rule.scope
+    ))
 }
 
 /// Whether a budget is passed by what was used: programs that are not metered are stopped then.

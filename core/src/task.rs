@@ -23,7 +23,7 @@ mod origin;
 mod results;
 
 pub use crate::labels::Labels;
-pub use course::{Course, Turn};
+pub use course::{Course, EndOfTurn, Turn};
 pub use environment::{InvalidEnvironment, MAX_ENVIRONMENT_BYTES, TaskEnvironment};
 pub use lineage::{Lineage, LineageId, RemoteUrl};
 pub use origin::TaskOrigin;
@@ -171,6 +171,16 @@ impl Default for Policy {
             results: ResultRules::default(),
             course: Course::Race,
             budget: TaskBudget::default(),
+        }
+    }
+}
+
+impl Policy {
+    /// A person stopped the task. It is no ladder any more: no turn comes, and sessions that are cancelled
+    /// are so because a person said it, not because a session below ended. The task's spec stays as it is.
+    pub fn stopped_by_person(&mut self) {
+        if self.course == Course::Ladder {
+            self.course = Course::Race;
         }
     }
 }
@@ -393,10 +403,11 @@ impl TaskSpec {
     }
 }
 
-/// The final state of a task once every session has ended; `None` before that.
+/// The final state of a task once every session has ended; `None` before that. `policy` is that which
+/// counts by then (see [`Policy::stopped_by_person`]).
 #[must_use]
 pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKind>) -> Option<TaskState> {
-    let (mut landable, mut cancelled, mut ended) = (false, false, false);
+    let (mut landable, mut cancelled) = (false, false);
     for session in sessions {
         match session {
             SessionStateKind::Queued
@@ -406,18 +417,11 @@ pub fn settle(policy: &Policy, sessions: impl IntoIterator<Item = SessionStateKi
             | SessionStateKind::Saving => return None,
             SessionStateKind::Verified => landable = true,
             // Without a verify command nothing better than a claim exists.
-            SessionStateKind::Unverified => {
-                landable |= policy.verify.verify.is_none();
-                ended = true;
-            }
-            SessionStateKind::Cancelled => cancelled = true,
-            SessionStateKind::Failed => ended = true,
-            SessionStateKind::Rejected => {}
+            SessionStateKind::Unverified => landable |= policy.verify.verify.is_none(),
+            // Nobody stopped the sessions above the end of a ladder.
+            SessionStateKind::Cancelled => cancelled |= policy.course != Course::Ladder,
+            SessionStateKind::Failed | SessionStateKind::Rejected => {}
         }
-    }
-    // These end a ladder, and the sessions above are cancelled by nobody.
-    if policy.course == Course::Ladder && ended {
-        cancelled = false;
     }
     Some(match (landable, cancelled) {
         (true, _) => TaskState::Succeeded,
@@ -482,14 +486,20 @@ mod tests {
             course: Course::Ladder,
             ..checked.clone()
         };
-        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 14] = [
+        let mut stopped = ladder.clone();
+        stopped.stopped_by_person();
+        let cases: [(&Policy, &[SessionStateKind], Option<TaskState>); 18] = [
             (&ladder, &[S::Failed, S::Cancelled], Some(TaskState::Failed)),
             (
                 &ladder,
                 &[S::Rejected, S::Unverified, S::Cancelled],
                 Some(TaskState::Failed),
             ),
-            (&ladder, &[S::Rejected, S::Cancelled], Some(TaskState::Cancelled)),
+            (&ladder, &[S::Rejected, S::Cancelled], Some(TaskState::Failed)),
+            (&stopped, &[S::Rejected, S::Cancelled], Some(TaskState::Cancelled)),
+            (&stopped, &[S::Failed, S::Cancelled], Some(TaskState::Cancelled)),
+            (&stopped, &[S::Unverified, S::Cancelled], Some(TaskState::Cancelled)),
+            (&stopped, &[S::Verified, S::Cancelled], Some(TaskState::Succeeded)),
             (
                 &ladder,
                 &[S::Rejected, S::Verified, S::Cancelled],

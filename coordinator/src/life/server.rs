@@ -110,7 +110,8 @@ pub(crate) async fn router(
         .add_service(checkpoints)
         .add_service(projects)
         .add_service(server)
-        .add_service(health)
+        // Strangers may ask, too.
+        .add_service(health.max_decoding_message_size(auth::MOST_OF_STRANGER))
         .add_service(reflection);
     let guarded = grpc
         .into_axum_router()

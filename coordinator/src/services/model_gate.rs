@@ -20,8 +20,10 @@ use crate::coordinator::Coordinator;
 use crate::refusals::{read_error, store_error};
 use crate::store::{CallSettled, Claim, CommitCall, ReleaseCall, ReserveCall, Reserved};
 
-/// How long others wait for the end of a call.
-const HELD: Duration = Duration::from_secs(15 * 60);
+/// How long others wait for the end of a call before they are refused for what it holds back. It is longer than
+/// answers take: an agent may wait a quarter of an hour for the first byte of one. A call whose agent is
+/// lost ends with its attempt, long before this.
+const HELD: Duration = Duration::from_secs(2 * 60 * 60);
 /// How long a question is held that has to wait: the agent asks again then.
 const HOLD: Duration = Duration::from_secs(5);
 /// When an agent asks again after that.

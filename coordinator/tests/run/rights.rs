@@ -28,6 +28,8 @@ fn requests(route: &str) -> Vec<(&str, String)> {
             ("POST", "/git/default/some/git-receive-pack".to_owned()),
         ],
         "GET /metrics" => vec![("GET", "/metrics".to_owned())],
+        "GET /healthz" => vec![("GET", "/healthz".to_owned())],
+        "GET /readyz" => vec![("GET", "/readyz".to_owned())],
         rpc => vec![("POST", rpc.to_owned())],
     }
 }

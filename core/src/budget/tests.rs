@@ -183,6 +183,7 @@ fn an_unpriced_model_needs_a_token_cap_under_a_money_budget() {
         reason.contains("nobody-knows-1") && reason.contains("--token-cap"),
         "{reason}"
     );
+    assert_eq!(unpriced(std::slice::from_ref(&budget), "nobody-knows-1"), Some(reason));
     let cap = used(
         BudgetScope::Session,
         Limit {
@@ -192,6 +193,8 @@ fn an_unpriced_model_needs_a_token_cap_under_a_money_budget() {
         0,
         &[],
     );
+    assert!(unpriced(&[budget.clone(), cap.clone()], "nobody-knows-1").is_none());
+    assert!(unpriced(std::slice::from_ref(&cap), "nobody-knows-1").is_none());
     assert_eq!(granted(&on(&ask, &[budget.clone(), cap])), (5_000, 0));
     let free = Ask { free: true, ..ask };
     assert_eq!(granted(&on(&free, &[budget])), (16_384, 0));

@@ -3,14 +3,13 @@
 
 use super::ReportRow;
 use super::order::Cost;
-use crate::session::{SessionStateKind, Spared};
+use crate::session::Spared;
 use crate::task::{Course, Task};
 use crate::usage::PicoUsd;
 
 /// A note about the sessions that were spared; `None`: there are none.
 pub(super) fn note(task: &Task, rows: &[ReportRow]) -> Option<String> {
-    let is_spared =
-        |row: &&ReportRow| row.session.spared.is_some() && row.session.state.kind() == SessionStateKind::Cancelled;
+    let is_spared = |row: &&ReportRow| row.session.spared_for().is_some();
     let spared: Vec<_> = rows.iter().filter(is_spared).collect();
     if spared.is_empty() {
         return None;
@@ -36,7 +35,7 @@ fn sessions(count: usize) -> String {
 }
 
 fn saved(task: &Task, rows: &[ReportRow], spared: &[&ReportRow]) -> String {
-    let ended = |row: &&ReportRow| row.session.spared.is_none() && row.session.started_at.is_some();
+    let ended = |row: &&ReportRow| row.session.spared_for().is_none() && row.session.started_at.is_some();
     let costs: Option<Vec<i128>> = rows.iter().filter(ended).map(known).collect();
     let Some(costs) = costs.filter(|costs| !costs.is_empty()) else {
         return "how much that saved is unknown, because the costs of those that worked to their end are".to_owned();

@@ -42,23 +42,13 @@ pub struct ModelCalls {
 /// How many entries a session's usage is kept in. More than a few are models that a program
 /// invented, and the row is written with every event.
 pub const MAX_MODELS: usize = 32;
-/// The name for the usage of models beyond [`MAX_MODELS`]; it has no price.
+/// The name for the usage of models beyond [`MAX_MODELS`]. It costs what each of them costs.
 pub const OTHER_MODELS: &str = "other models";
 
 /// Prices usage that is accepted now, and adds it to the entries of a session. Returns what it cost.
 pub(super) fn add(entries: &mut Vec<ModelUsage>, used: Used<'_>, prices: &PriceTable, now: Timestamp) -> Charge {
     let charge = prices.charge(used, now);
-    if add_charged(entries, used, charge.clone()) {
-        return charge;
-    }
-    let other = Used {
-        model: OTHER_MODELS,
-        ..used
-    };
-    let charge = prices.charge(other, now);
-    if !add_charged(entries, other, charge.clone()) {
-        entries.push(entry(other, charge.clone()));
-    }
+    add_at(entries, used, &charge);
     charge
 }
 

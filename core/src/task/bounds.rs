@@ -38,6 +38,14 @@ pub enum InvalidSpec {
     /// Nothing would say that a result is verified, or that the next session's turn came.
     #[error("{0} needs a verify command")]
     CourseWithoutVerify(&'static str),
+    /// It would be a race to the end, although it says otherwise.
+    #[error("stopping at {enough} verified results needs as many sessions; the task has {sessions}")]
+    TooFewToVerify {
+        /// How many verified results were to stop the others.
+        enough: u32,
+        /// How many sessions there are.
+        sessions: usize,
+    },
     /// A delta needs a base.
     #[error("session {0:?} has a context delta, and the task has no base context")]
     DeltaWithoutBase(SessionName),
@@ -173,6 +181,14 @@ impl TaskSpec {
         };
         if let (Some(what), None) = (course, &checks.verify) {
             found.add("policy.course", InvalidSpec::CourseWithoutVerify(what));
+        }
+        let sessions = self.assignments.len();
+        if let Course::FirstVerified(enough) = policy.course
+            && sessions > 0
+            && enough.get() as usize > sessions
+        {
+            let enough = enough.get();
+            found.add("policy.course", InvalidSpec::TooFewToVerify { enough, sessions });
         }
         if policy.max_attempts == 0 {
             found.add("policy.max_attempts", InvalidSpec::ZeroLimit("the number of attempts"));

@@ -9,9 +9,10 @@ use kage_core::event::{Event, EventBody};
 use kage_core::id::AgentId;
 use kage_core::job::JobKind;
 use kage_core::ledger::{CallRow, Reservation};
-use kage_core::price::{PriceTable, Used};
+use kage_core::price::{Charge, PriceTable, Used};
 use kage_core::session::Session;
 use kage_core::time::Timestamp;
+use kage_core::usage::{PicoUsd, Usage, UsageClass};
 
 use super::{Command, job_of, session_of, task_of};
 use crate::store::command::{CallSettled, Claim, CommitCall, ReleaseCall, ReserveCall, Reserved};
@@ -204,8 +205,8 @@ pub(super) fn budgets(
 #[derive(Clone, Copy)]
 struct Told<'a> {
     model: &'a str,
-    usage: &'a kage_core::usage::Usage,
-    reported: Option<kage_core::usage::PicoUsd>,
+    usage: &'a Usage,
+    reported: Option<PicoUsd>,
     metered: bool,
     call: Option<&'a CallRef>,
 }
@@ -255,8 +256,7 @@ pub(super) fn name(event: &Event) -> String {
     }
 }
 
-/// Writes the row of a call, adds it to its session, and gives back what was held for it. A call whose usage
-/// is not known counts for all that was held.
+/// Writes the row of a call, adds it to its session, and gives back what was held for it.
 fn book(
     rows: &mut dyn Rows,
     (head, attempt, session): (&TaskHead, &Attempt, &mut Session),
@@ -268,21 +268,7 @@ fn book(
         Some(call) => rows.reservation(attempt.id, call.id)?,
         None => None,
     };
-    let is_unknown = told.usage.total() == 0 && told.usage.unreported.of_the_bill();
-    let (usage, charge) = match &reserved {
-        Some(reserved) if is_unknown => (reserved.usage(), session.charge_held(reserved)),
-        _ => {
-            let used = Used {
-                model: told.model,
-                usage: told.usage,
-                reported: told.reported,
-                metered: told.metered,
-                // Agents that name no calls tell of each metered one.
-                call: (told.metered).then(|| told.call.map_or(CallEnd::Whole, |call| call.end)),
-            };
-            (*told.usage, session.charge(used, prices, now))
-        }
-    };
+    let (model, usage, charge) = charged(session, told, reserved.as_ref(), prices, now);
     let row = CallRow {
         attempt: attempt.id,
         name,
@@ -292,7 +278,7 @@ fn book(
         person: head.created_by.clone(),
         adapter: session.adapter.clone(),
         account: told.call.map(|call| call.account.clone()),
-        model: told.model.to_owned(),
+        model,
         usage,
         reported: told.reported,
         money: charge.money,
@@ -307,6 +293,67 @@ fn book(
         rows.remove_reservation(attempt.id, reserved.call)?;
     }
     Ok(row)
+}
+
+/// Adds what is told to the session. Returns the model by which it is priced, its tokens and what they cost.
+/// While something is held back for a call with a price, the call never counts for nothing: where its answer
+/// names a model without a price, the model that was asked for is taken, and where that does not give an
+/// amount either, or no tokens were told, all that was held.
+fn charged(
+    session: &mut Session,
+    told: Told<'_>,
+    reserved: Option<&Reservation>,
+    prices: &PriceTable,
+    now: Timestamp,
+) -> (String, Usage, Charge) {
+    let usage = reserved.map_or(*told.usage, |reserved| used_of(told, reserved));
+    let used = Used {
+        model: told.model,
+        usage: &usage,
+        reported: told.reported,
+        metered: told.metered,
+        // Agents that name no calls tell of each metered one.
+        call: (told.metered).then(|| told.call.map_or(CallEnd::Whole, |call| call.end)),
+    };
+    let Some(reserved) = reserved else {
+        return (told.model.to_owned(), usage, session.charge(used, prices, now));
+    };
+    let asked = Used {
+        model: &reserved.model,
+        usage: &usage,
+        reported: told.reported,
+        metered: told.metered,
+        // The answer names another model, so this is an estimate, as of a call that was cut.
+        call: Some(CallEnd::Cut),
+    };
+    let is_untold = told.usage.total() == 0 && told.usage.unreported.of_the_bill();
+    let has_amount = |used: &Used<'_>| prices.charge(*used, now).money.amount.is_some();
+    let chosen = if is_untold {
+        None
+    } else if reserved.held.money.0 == 0 || has_amount(&used) {
+        Some(used)
+    } else if has_amount(&asked) {
+        Some(asked)
+    } else {
+        None
+    };
+    match chosen {
+        Some(used) => (used.model.to_owned(), usage, session.charge(used, prices, now)),
+        None => (reserved.model.clone(), reserved.usage(), session.charge_held(reserved)),
+    }
+}
+
+/// The tokens of a call that something is held back for. Of an answer that was cut before its output was
+/// counted, all that was granted may have been written, and be billed.
+fn used_of(told: Told<'_>, reserved: &Reservation) -> Usage {
+    let mut usage = *told.usage;
+    let is_cut = told.call.is_some_and(|call| call.end == CallEnd::Cut);
+    let is_uncounted = usage.output == 0 || usage.unreported.contains(UsageClass::Output);
+    if is_cut && is_uncounted {
+        usage.output = usage.output.max(u64::from(reserved.output));
+        usage.unreported = usage.unreported.without(UsageClass::Output);
+    }
+    usage
 }
 
 /// Puts the calls of an attempt that ends, and that nothing more was heard of, into the ledger whole.

@@ -41,7 +41,7 @@ impl Command for AppendEvents {
             calls,
             ends: self.events.iter().any(|event| event.body.is_last()),
         }];
-        if reports {
+        if reports || self.begins() {
             keys.push(Key::Budgets {
                 attempt: self.claim.attempt,
                 rules: self.rules.clone(),
@@ -100,7 +100,10 @@ impl Command for AppendEvents {
                 end = Some((outcome, event.at));
             }
         }
-        if !reported.is_empty() {
+        // A program that told of calls of its own in an earlier attempt asks for none of them now either.
+        let goes_on =
+            self.begins() && row.job.kind == JobKind::Session && before.usage.iter().any(|entry| !entry.metered);
+        if goes_on || !reported.is_empty() {
             self.hold_to_budgets(rows, &head, &mut attempt, &reported)?;
         }
         if let Some((outcome, said)) = end {
@@ -130,8 +133,13 @@ impl Command for AppendEvents {
 }
 
 impl AppendEvents {
-    /// Has an attempt stopped whose program reports that a budget is used up. It is told afterwards, so
-    /// nothing else can be done about it.
+    /// True when the first event of the attempt is among them.
+    fn begins(&self) -> bool {
+        self.events.first().is_some_and(|event| event.seq == 1)
+    }
+
+    /// Has an attempt stopped when a budget is used up, or its program reports tokens of a model without a
+    /// price where only money is limited. Reports come afterwards, so nothing else can be done about them.
     fn hold_to_budgets(
         &self,
         rows: &mut dyn Rows,
@@ -145,7 +153,11 @@ impl AppendEvents {
                 budget.spent.add(row.amount(), row.usage.total());
             }
         }
-        if let Some(reason) = budget::passed(&budgets) {
+        let unpriced = reported
+            .iter()
+            .find(|row| row.money.amount.is_none() && row.usage.total() > 0)
+            .and_then(|row| budget::unpriced(&budgets, &row.model));
+        if let Some(reason) = budget::passed(&budgets).or(unpriced) {
             attempt.over_budget.get_or_insert(reason);
             attempt.ask_to_stop(self.now);
         }

@@ -65,6 +65,23 @@ fn the_estimate_is_the_mean_of_those_that_ended_without_what_was_spent() {
 }
 
 #[test]
+fn a_session_that_ended_before_it_was_stopped_counts_among_those_that_did() {
+    let first = Course::FirstVerified(std::num::NonZeroU32::MIN);
+    let mut late = spent(verified("b", 1, &["src/a"]), "x", 9, false, Some(40 * CENT));
+    late.spared = Some(Spared::Verified);
+    let sessions = [
+        spent(verified("a", 1, &["src/a"]), "x", 9, false, Some(20 * CENT)),
+        late,
+        spared("c", Spared::Verified, false),
+    ];
+    let note = note(first, &sessions).unwrap();
+    assert!(
+        note.starts_with("1 session was not started, because enough sessions were verified: about $0.3000 less"),
+        "{note}"
+    );
+}
+
+#[test]
 fn a_session_that_cost_more_than_the_others_saved_nothing() {
     let first = Course::FirstVerified(std::num::NonZeroU32::MIN);
     let sessions = [

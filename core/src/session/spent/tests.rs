@@ -169,6 +169,28 @@ fn models_that_a_program_makes_up_are_counted_together() {
     assert_eq!(entries[MAX_MODELS].usage.input, 100 - MAX_MODELS as u64);
 }
 
+/// A program under a budget could otherwise use a model for nothing after it had named 32 others.
+#[test]
+fn a_model_beyond_those_that_are_kept_apart_keeps_its_price() {
+    let events = (0..MAX_MODELS).map(|n| told(&format!("m{n}"), true, 1, None));
+    let mut entries = accepted(&events.collect::<Vec<_>>(), &table(TABLE));
+    let usage = told("fast-1", true, 5, None).usage;
+    let used = Used {
+        model: "fast-1",
+        usage: &usage,
+        reported: None,
+        metered: true,
+        call: Some(CallEnd::Whole),
+    };
+    let amount = Some(PicoUsd(5 * 2_000_000));
+    for _ in 0..2 {
+        assert_eq!(add(&mut entries, used, &table(TABLE), NOW).money.amount, amount);
+    }
+    assert_eq!(entries.len(), MAX_MODELS + 1);
+    assert_eq!(entries[MAX_MODELS].model, OTHER_MODELS);
+    assert_eq!(entries[MAX_MODELS].money.amount, Some(PicoUsd(10 * 2_000_000)));
+}
+
 #[test]
 fn a_price_that_changes_leaves_what_was_accepted_before() {
     let dearer = TABLE.replace("\"2\"", "\"3\"");

@@ -223,6 +223,50 @@ fn a_spec_is_refused_for_what_no_type_can_rule_out() {
 }
 
 #[test]
+fn no_more_results_stop_a_task_than_it_has_sessions() {
+    let assignment = |name: &str| Assignment {
+        name: name.parse().unwrap(),
+        adapter: "claude-api".parse().unwrap(),
+        model: None,
+        context_delta: None,
+        requirements: Labels::new(),
+        fallbacks: Vec::new(),
+        timeout: None,
+    };
+    let spec = |enough: u32| TaskSpec {
+        project: ProjectId::default(),
+        prompt: "do it".to_owned(),
+        prompt_blob: None,
+        repository: Some(RepositoryRef {
+            name: "repo".parse().unwrap(),
+            base: "a".repeat(40).parse().unwrap(),
+            folder: None,
+            names: None,
+        }),
+        context_base: None,
+        assignments: vec![assignment("a"), assignment("b")],
+        policy: Policy {
+            verify: VerifyPolicy {
+                verify: Some("true".to_owned()),
+                ..VerifyPolicy::default()
+            },
+            course: Course::FirstVerified(std::num::NonZeroU32::new(enough).unwrap()),
+            ..Policy::default()
+        },
+        fresh_baseline: false,
+        labels: Labels::new(),
+        environment: Default::default(),
+    };
+    assert_eq!(first(&spec(2)), Ok(()));
+    let refused = first(&spec(3)).unwrap_err();
+    assert_eq!(refused, InvalidSpec::TooFewToVerify { enough: 3, sessions: 2 });
+    assert_eq!(
+        refused.to_string(),
+        "stopping at 3 verified results needs as many sessions; the task has 2"
+    );
+}
+
+#[test]
 fn all_that_is_wrong_is_told_at_once_with_its_place() {
     let assignment = |name: &str, model: usize| Assignment {
         name: name.parse().unwrap(),

@@ -13,7 +13,7 @@ use kage_core::id::CallId;
 use kage_core::ledger::{CallRow, CostTable, CostsBy};
 use kage_core::price::PriceTable;
 use kage_core::session::SessionState;
-use kage_core::usage::{PicoUsd, Provenance, Usage};
+use kage_core::usage::{PicoUsd, Provenance, Unreported, Usage, UsageClass};
 
 use super::{end, view};
 use crate::store::conformance::fixture::{
@@ -232,7 +232,42 @@ pub(in crate::store::conformance) async fn a_call_is_booked_once_whichever_way_i
     let session = view(&store).await.sessions.remove(0);
     assert_eq!(session.costs().all[0].amount, Some(PicoUsd(18 * OUTPUT)));
     assert_eq!(session.calls.answered, 2);
+    what_is_told_in_part_counts_as_much_as_it_can_cost(&store).await;
     end(&store).await;
+}
+
+/// Of answers that were cut before their output was counted, and of one that names a model without a price.
+async fn what_is_told_in_part_counts_as_much_as_it_can_cost(store: &Store) {
+    let uncounted = Usage {
+        unreported: Unreported::default().with(UsageClass::Output),
+        ..output(1)
+    };
+    let cases = [
+        // Model, what is told, how it ended; the tokens of output that count.
+        ("claude-opus-5-5", uncounted, CallEnd::Cut, 16_384),
+        ("claude-opus-5-5", output(9), CallEnd::Cut, 9),
+        ("claude-opus-5-5-odd", output(9), CallEnd::Whole, 9),
+    ];
+    for (call, (model, usage, how, counted)) in (20..).zip(cases) {
+        drop(store.apply(reserve(1, call, 1_000)).await.unwrap());
+        let told = CommitCall {
+            spent: Spent {
+                model: model.to_owned(),
+                usage,
+                end: how,
+                request: None,
+            },
+            ..commit(1, call, usage)
+        };
+        assert_eq!(store.apply(told).await.unwrap(), CallSettled::Settled);
+        assert_eq!(held(store).await, 0);
+        let rows = ledger(store).await;
+        let row = rows.last().unwrap();
+        assert_eq!(row.model, "claude-opus-5-5");
+        assert_eq!((row.usage.output, row.end), (counted, Some(how)));
+        assert_eq!(row.amount(), PicoUsd(i64::try_from(counted).unwrap() * OUTPUT));
+        assert_eq!(row.money.provenance, Provenance::Estimated);
+    }
 }
 
 /// LiteLLM #27639 and PR#30522: what was reserved for a cancelled stream was never given back.
@@ -363,13 +398,43 @@ pub(in crate::store::conformance) async fn a_program_that_reports_too_much_is_st
         task: money(USD),
         ..TaskBudget::default()
     };
-    let jobs = begin(&store, 1, budget).await;
+    let jobs = begin(&store, 3, budget).await;
     started(&store, &jobs[0], 1, 1, 1).await;
-    told(&store, 1, 1, vec![reported(1, USD - 1)]).await;
-    let stopped = async || store.live_attempts(None).await.unwrap()[0].term.stop_asked.is_some();
-    assert!(!stopped().await);
+    started(&store, &jobs[1], 2, 1, 1).await;
+    started(&store, &jobs[2], 3, 1, 2).await;
+    told(&store, 3, 2, vec![reported(1, 1)]).await;
+    let lost = EndAttempts {
+        which: Ending::These(vec![attempt_id(3)]),
+        reason: EndReason::AgentSilent,
+        now: at(4),
+    };
+    let again = store.followed(lost).await.queued;
+    let stopped = async |attempt: u128| {
+        let live = store.live_attempts(None).await.unwrap();
+        let live = live.iter().find(|live| live.attempt == attempt_id(attempt)).unwrap();
+        live.term.stop_asked.is_some()
+    };
+    // Without a price, the budget cannot hold.
+    assert!(!stopped(2).await);
+    let unpriced = EventBody::UsageRecorded {
+        model: "nobody-knows-1".to_owned(),
+        usage: output(5),
+        reported: None,
+        metered: false,
+        tools: None,
+        call: None,
+    };
+    told(&store, 2, 1, vec![event(1, unpriced)]).await;
+    assert!(stopped(2).await);
+    told(&store, 1, 1, vec![reported(1, USD - 2)]).await;
+    assert!(!stopped(1).await);
     told(&store, 1, 1, vec![reported(2, 1)]).await;
-    assert!(stopped().await);
+    assert!(stopped(1).await);
+    // It begins once more, and does not get to its next report.
+    started(&store, &again[0], 4, 2, 2).await;
+    assert!(!stopped(4).await);
+    told(&store, 4, 2, vec![activity(1)]).await;
+    assert!(stopped(4).await);
     let cancelled = Failure::new(FailureKind::Cancelled, "it was told to stop");
     let ends = event(3, EventBody::Finished(AttemptOutcome::Failed(cancelled)));
     told(&store, 1, 1, vec![ends]).await;
