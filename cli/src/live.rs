@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::terminal::Screen;
 
@@ -14,6 +15,38 @@ pub(crate) struct Live {
     target: Box<dyn Fn() -> ProgressDrawTarget + Send>,
     area: MultiProgress,
     lines: Vec<(ProgressBar, String)>,
+    /// While there are lines.
+    unechoed: Option<Unechoed>,
+}
+
+/// A terminal that does not show `^C` for Ctrl-C. The cursor stands behind the last column of the last line, so
+/// the two characters would begin another line, and one of those above would stay when all are cleared.
+#[derive(Debug)]
+struct Unechoed;
+
+impl Unechoed {
+    /// `None` when nothing is typed at a terminal, or it shows nothing for Ctrl-C anyway.
+    fn begin() -> Option<Self> {
+        let terminal = std::io::stdin();
+        let mut modes = tcgetattr(&terminal).ok()?;
+        if !modes.local_modes.contains(LocalModes::ECHOCTL) {
+            return None;
+        }
+        modes.local_modes.remove(LocalModes::ECHOCTL);
+        tcsetattr(&terminal, OptionalActions::Now, &modes).ok()?;
+        Some(Self)
+    }
+}
+
+impl Drop for Unechoed {
+    fn drop(&mut self) {
+        let terminal = std::io::stdin();
+        if let Ok(mut modes) = tcgetattr(&terminal) {
+            modes.local_modes.insert(LocalModes::ECHOCTL);
+            // A terminal that is gone needs nothing.
+            tcsetattr(&terminal, OptionalActions::Now, &modes).ok();
+        }
+    }
 }
 
 impl std::fmt::Debug for Live {
@@ -35,6 +68,7 @@ impl Live {
             area: MultiProgress::with_draw_target(target()),
             target,
             lines: Vec::new(),
+            unechoed: None,
         }
     }
 
@@ -42,6 +76,9 @@ impl Live {
     pub(crate) fn show(&mut self, lines: &[String]) {
         if self.lines.len() > lines.len() {
             self.clear();
+        }
+        if self.unechoed.is_none() && !lines.is_empty() {
+            self.unechoed = Unechoed::begin();
         }
         for (at, line) in lines.iter().enumerate() {
             match self.lines.get_mut(at) {
@@ -71,6 +108,7 @@ impl Live {
         // What is dropped now would be painted once more.
         self.area.set_draw_target(ProgressDrawTarget::hidden());
         self.lines.clear();
+        self.unechoed = None;
         self.area = MultiProgress::with_draw_target((self.target)());
     }
 

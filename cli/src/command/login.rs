@@ -22,6 +22,9 @@ use crate::settings::coordinators::{LOCAL, Logins, LoginsError};
 use crate::table::{Cell, Column, Table};
 use crate::terminal::Ink;
 
+/// The port of coordinators, unless they are told another one.
+const USUAL_PORT: u16 = 7443;
+
 /// What is told of a login. Tokens are not.
 #[derive(Debug, Serialize)]
 struct LoginJson {
@@ -101,6 +104,7 @@ async fn login(invocation: &Invocation, logins: &Logins, args: Login) -> anyhow:
     };
     let host = host(&url)?;
     let name = args.name.unwrap_or(host);
+    logins.may_be_kept(&name, &url)?;
     let project = args.project.map(|project| project.parse::<ProjectId>()).transpose()?;
     let ca = match (&args.ca_file, &args.ca) {
         (Some(file), _) => Some(std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?),
@@ -126,13 +130,21 @@ async fn login(invocation: &Invocation, logins: &Logins, args: Login) -> anyhow:
     told(invocation, name, Some(url))
 }
 
-/// The host of an address, which is the name of a login unless another is given.
+/// The name of a login unless another is given: the host of the address, with its port if that is not the usual
+/// one.
 fn host(url: &str) -> Result<String, Refusal> {
     let parsed: tonic::transport::Uri = url
         .parse()
         .map_err(|_| Refusal::usage(format!("{url:?} is no address such as https://HOST:7443")))?;
     match (parsed.scheme_str(), parsed.host()) {
-        (Some("http" | "https"), Some(host)) => Ok(host.to_owned()),
+        (Some("http" | "https"), Some(host)) => {
+            // An address of IPv6 has characters that no name has.
+            let host = host.trim_matches(['[', ']']).replace(':', "_");
+            Ok(match parsed.port_u16() {
+                None | Some(USUAL_PORT) => host,
+                Some(port) => format!("{host}-{port}"),
+            })
+        }
         _ => Err(Refusal::usage(format!(
             "{url:?} is no address such as https://HOST:7443"
         ))),
@@ -184,4 +196,25 @@ fn token(file: Option<&Path>) -> anyhow::Result<String> {
         }
     };
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_named_after_its_host_and_an_unusual_port() {
+        for (url, name) in [
+            ("https://hub.example:7443", "hub.example"),
+            ("https://hub.example", "hub.example"),
+            ("https://hub.example:8443", "hub.example-8443"),
+            ("http://127.0.0.1:1234", "127.0.0.1-1234"),
+            ("https://[fe80::1]:7443", "fe80__1"),
+        ] {
+            assert_eq!(host(url).unwrap(), name, "{url}");
+        }
+        for url in ["", "hub.example", "ftp://hub.example", "https://"] {
+            assert!(host(url).is_err(), "{url}");
+        }
+    }
 }

@@ -239,7 +239,8 @@ fn refuse_invalid(spec: &TaskSpec) -> Result<(), Refusal> {
     })
 }
 
-/// Tells before a run under a budget which of its sessions may pass it, and by how much.
+/// Tells before a run under a budget which of its sessions may pass it, and by how much. Whether a program will
+/// have a gateway is known only to the agent that starts it.
 fn tell_overshoot(spec: &TaskSpec, settings: &Settings) {
     if spec.policy.budget.is_none() {
         return;
@@ -249,8 +250,9 @@ fn tell_overshoot(spec: &TaskSpec, settings: &Settings) {
     if !late.is_empty() {
         let late: Vec<_> = late.into_iter().map(AdapterName::as_str).collect();
         note(&format!(
-            "{} may pass the budget: what its program uses is known when the program tells it, after a turn or at its \
-             end, and it is stopped then; adapters for APIs are asked before each call",
+            "{} may pass the budget where its program is let in by a login or has no gateway: what it uses is known when \
+             the program tells it, after a turn or at its end, and it is stopped then; calls through a gateway, and of \
+             adapters for APIs, are asked for before they are made",
             late.join(", ")
         ));
     }

@@ -21,6 +21,8 @@ pub enum LoginsError {
     NoHome,
     #[error("{0:?} cannot be the name of a login: use letters, digits, `.`, `-` and `_`, and not `local`")]
     Name(String),
+    #[error("the login {name:?} is of {url}; choose another name with --name")]
+    Taken { name: String, url: String },
     #[error("there is no login {0:?}; `kage login ls` lists them")]
     Unknown(String),
     #[error("cannot use {path}")]
@@ -102,6 +104,7 @@ impl Logins {
             .flatten()
             .flatten()
             .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+            .filter(|name| check(name).is_ok())
             .collect();
         names.sort_unstable();
         names
@@ -124,6 +127,19 @@ impl Logins {
         })
     }
 
+    /// Whether a login may have this name: there is none of it yet, or one of the same coordinator. Otherwise a
+    /// token could be sent to another coordinator than the one that it is for.
+    pub(crate) fn may_be_kept(&self, name: &str, url: &str) -> Result<(), LoginsError> {
+        match self.read(name) {
+            Ok(login) if login.url != url => Err(LoginsError::Taken {
+                name: name.to_owned(),
+                url: login.url,
+            }),
+            Ok(_) | Err(LoginsError::Unknown(_) | LoginsError::Broken { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Keeps a login, in place of one of the same name. Its files are for the user alone.
     pub(crate) fn keep(
         &self,
@@ -133,7 +149,7 @@ impl Logins {
         ca: Option<&[u8]>,
         project: Option<kage_core::id::ProjectId>,
     ) -> Result<(), LoginsError> {
-        check(name)?;
+        self.may_be_kept(name, url)?;
         let beside = |suffix: &str| format!("{name}.{suffix}");
         self.write(&beside("token"), token.as_bytes())?;
         if let Some(ca) = ca {
@@ -208,6 +224,14 @@ mod tests {
         assert!(logins.in_use(Some(LOCAL)).unwrap().is_none());
         let names: Vec<_> = logins.all().unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["other.host", "team"]);
+        let taken = logins.keep("team", "https://two:7443", "secret-3", None, None);
+        assert!(matches!(taken, Err(LoginsError::Taken { url, .. }) if url == "https://one:7443"));
+        assert_eq!(fs::read_to_string(&token).unwrap(), "secret-1");
+        logins.keep("team", "https://one:7443", "secret-4", None, None).unwrap();
+        assert_eq!(fs::read_to_string(&token).unwrap(), "secret-4");
+        // What is no login is passed over.
+        fs::write(folder.path().join("coordinators/a b.toml"), "").unwrap();
+        assert_eq!(logins.all().unwrap().len(), 2);
         logins.choose(LOCAL).unwrap();
         assert!(logins.in_use(None).unwrap().is_none());
         assert!(matches!(logins.choose("nobody"), Err(LoginsError::Unknown(_))));

@@ -88,7 +88,7 @@ async fn a_ladder_goes_up_with_what_verify_wrote_also_after_a_crash() {
 #[tokio::test]
 async fn the_first_verified_result_stops_the_others_and_keeps_their_work() {
     let mut cluster = Cluster::start().await;
-    let begun = cluster.root().join("begun");
+    let begun = cluster.outside().join("begun");
     let slow = format!(
         "cat > /dev/null; echo half > half.txt; : > '{}'; sleep 600\n",
         begun.display()

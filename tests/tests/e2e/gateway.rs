@@ -22,6 +22,9 @@ const CANARY: &str = "gateway-canary-5d1e";
 /// It mends the sample, unless the key can be seen.
 const FIX: &str = "env | grep -q gateway-canary || sed -i 's/ - / + /' add.sh";
 
+/// The programs besides `claude` whose manifests say how they are sent to a gateway.
+const BEHIND: [&str; 3] = ["codex", "gemini", "opencode"];
+
 /// A program, its model in a task and at its provider, and a call of its shell.
 struct Program {
     adapter: &'static str,
@@ -35,7 +38,8 @@ fn programs_of_all() -> Vec<Program> {
         model: ("claude-sonnet-5-5", "claude-sonnet-5-5"),
         shell: |command| Turn::call("Bash", json!({"command": command, "description": "fix the sign"})),
     };
-    let others = CLIS.iter().map(|cli| Program {
+    let behind = CLIS.iter().filter(|cli| BEHIND.contains(&cli.adapter));
+    let others = behind.map(|cli| Program {
         adapter: cli.adapter,
         model: cli.model,
         shell: cli.shell,
@@ -45,11 +49,11 @@ fn programs_of_all() -> Vec<Program> {
 
 /// Where the programs are, or the first that is missing.
 fn installed() -> Result<PathBuf, &'static str> {
-    let missing = CLIS.iter().find(|cli| programs::real(cli.adapter).is_none());
+    let missing = BEHIND.iter().find(|adapter| programs::real(adapter).is_none());
     match (programs::claude(), missing) {
         (Some(claude), None) => Ok(claude),
         (None, _) => Err("claude"),
-        (Some(_), Some(cli)) => Err(cli.adapter),
+        (Some(_), Some(missing)) => Err(missing),
     }
 }
 

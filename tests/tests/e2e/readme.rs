@@ -127,7 +127,7 @@ async fn the_commands_of_the_readme_do_what_it_says() {
 async fn the_files_of_the_pages_for_users_are_read() {
     let person = Person::new();
     let folder = person.path("");
-    assert_eq!(blocks("toml").len(), 9, "each of them is read here");
+    assert_eq!(blocks("toml").len(), 11, "each of them is read here");
     let manifest = block("toml", "command = \"my-tool\"");
     std::fs::write(person.path("config/kage/adapters/my-tool.toml"), manifest).unwrap();
     // The further keys of a program that can resume a session.
@@ -150,10 +150,12 @@ async fn the_files_of_the_pages_for_users_are_read() {
     going_on.insert("name".to_owned(), "my-tool-again".into());
     let going_on = toml::to_string(&going_on).unwrap();
     std::fs::write(person.path("config/kage/adapters/my-tool-again.toml"), going_on).unwrap();
+    let talking = block("toml", "name = \"my-agent\"");
+    std::fs::write(person.path("config/kage/adapters/my-agent.toml"), talking).unwrap();
     std::fs::write(person.path("config/kage/failures.toml"), block("toml", "[[rule]]")).unwrap();
     let seen = person.kage(&folder, &["doctor", "--format", "json"]).await;
     let adapters = seen.json()["adapters"].clone();
-    for name in ["my-tool", "my-tool-again", "my-tool-tells"] {
+    for name in ["my-tool", "my-tool-again", "my-tool-tells", "my-agent"] {
         let mut adapters = adapters.as_array().unwrap().iter();
         assert!(
             adapters.any(|adapter| adapter["name"] == name),
@@ -169,6 +171,7 @@ async fn the_files_of_the_pages_for_users_are_read() {
         block("toml", "[agent.disk]"),
         block("toml", "max_hold"),
         block("toml", "[adapter.openrouter]"),
+        block("toml", "[adapter.goose]"),
         block("toml", "[home]"),
     ]
     .join("\n");

@@ -287,7 +287,8 @@ async fn the_base_is_checked_once_beside_the_sessions_that_start_from_it() {
     );
     std::fs::write(&gate, "").unwrap();
     assert_eq!(cluster.ended(&id).await.state(), v1::TaskState::Succeeded);
-    assert_eq!(cluster.report(&id).await.notes, [] as [String; 0]);
+    let notes = cluster.report(&id).await.notes;
+    assert!(notes.iter().all(|note| note.contains("containment")), "{notes:?}");
 
     // The base fails: that is reported, if necessary after the task failed.
     let protect = |policy: &mut v1::Policy| {
