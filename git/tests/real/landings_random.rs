@@ -170,7 +170,12 @@ impl World {
 
     async fn applies(&self, case: &Case) {
         let scene = self.stage(case);
-        let judged = self.judged(case.shape, &scene, &scene.disk);
+        let unseen = scene.unseen(case);
+        let mut seen = scene.disk.clone();
+        seen.retain(|path, _| !unseen.contains(path));
+        let judged = self.judged(case.shape, &scene, &seen);
+        let mut kept = self.disk();
+        kept.retain(|path, _| unseen.contains(path));
         let before = self.prints();
         let repository = UserRepo::discover(&self.person).await.unwrap();
         let planned = plan_apply(&repository, &self.mirror, &scene.base, &scene.result).await;
@@ -200,6 +205,7 @@ impl World {
             let ours = self.files(ours.as_str());
             expected.retain(|path, file| !path.starts_with("s/") || ours.get(path) != Some(file));
         }
+        expected.extend(kept);
         assert_eq!(self.disk(), expected);
         assert_eq!(fingerprint(&self.home(case.shape).join(".git")), git_dir);
     }

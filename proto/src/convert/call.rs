@@ -8,7 +8,7 @@ use kage_core::id::CallId;
 
 use super::agent::AttemptKey;
 use super::time::{duration, span};
-use super::{InvalidField, enumerated, non_empty, parse, required, unspecified};
+use super::{InvalidField, enumerated, non_empty, parse, required, unspecified, value};
 use crate::v1;
 
 /// The most bytes kept of a model's name.
@@ -131,7 +131,7 @@ pub fn read_commit(request: v1::CommitRequest) -> Result<(AttemptKey, CallId, Sp
     };
     let spent = Spent {
         model: cut(request.model, LONGEST_MODEL),
-        usage: super::event::plausible(required("usage", request.usage)?.into()),
+        usage: value::plausible(required("usage", request.usage)?.into()),
         end,
         request: non_empty(cut(request.provider_request_id, MAX_REQUEST_ID)),
     };

@@ -1,11 +1,10 @@
 //! State events and output streams.
 
 use kage_core::event::{AttemptOutcome, ChangeKind, Event, EventBody, FileChange, OutputStream, Phase};
-use kage_core::usage::{PicoUsd, Usage};
+use kage_core::usage::PicoUsd;
 
-use super::call;
 use super::time::{duration, span, stamp, time};
-use super::{InvalidField, enumerated, parse, required, unspecified};
+use super::{InvalidField, call, enumerated, parse, required, unspecified, value};
 use crate::v1;
 use crate::v1::event::Body;
 use crate::v1::finished::Outcome;
@@ -192,7 +191,7 @@ impl TryFrom<Body> for EventBody {
             // What cannot be is as good as nothing said: the event counts, its numbers do not.
             Body::UsageRecorded(recorded) => Self::UsageRecorded {
                 model: recorded.model,
-                usage: plausible(required("usage", recorded.usage)?.into()),
+                usage: value::plausible(required("usage", recorded.usage)?.into()),
                 reported: recorded.reported_pico.filter(|pico| *pico >= 0).map(PicoUsd),
                 metered: recorded.metered,
                 tools: recorded.tools.map(Into::into),
@@ -236,10 +235,6 @@ impl TryFrom<Body> for EventBody {
     }
 }
 
-pub(super) fn plausible(usage: Usage) -> Usage {
-    if usage.is_plausible() { usage } else { Usage::UNKNOWN }
-}
-
 impl From<Event> for v1::Event {
     fn from(event: Event) -> Self {
         Self {
@@ -275,7 +270,7 @@ mod tests {
     use kage_core::id::{CallId, Digest};
     use kage_core::left_out::{LeftOut, LeftOutReason};
     use kage_core::time::Timestamp;
-    use kage_core::usage::Unreported;
+    use kage_core::usage::{Unreported, Usage};
 
     use super::*;
 

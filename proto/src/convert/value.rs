@@ -40,6 +40,11 @@ impl From<v1::Usage> for Usage {
     }
 }
 
+/// Counts that no model can have are not known, rather than absurd.
+pub(super) fn plausible(usage: Usage) -> Usage {
+    if usage.is_plausible() { usage } else { Usage::UNKNOWN }
+}
+
 impl From<Provenance> for v1::Provenance {
     fn from(provenance: Provenance) -> Self {
         match provenance {

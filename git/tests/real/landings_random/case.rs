@@ -95,7 +95,7 @@ pub(super) fn case() -> impl Strategy<Value = Case> {
 }
 
 /// Cases in which Kage and git once differed.
-pub(super) fn found_before() -> [Case; 2] {
+pub(super) fn found_before() -> [Case; 3] {
     let plain = || Case {
         shape: Shape::Plain,
         uncommitted: Vec::new(),
@@ -121,6 +121,13 @@ pub(super) fn found_before() -> [Case; 2] {
             session: vec![Edit::RenameFolder],
             dirty: vec![Edit::Rename(4, 2)],
             staged: vec![4],
+            ..plain()
+        },
+        // To git, a file that was renamed to an ignored one is gone.
+        Case {
+            session: vec![Edit::Delete(1)],
+            dirty: vec![Edit::Rename(1, 6)],
+            ignored: vec![6],
             ..plain()
         },
     ]

@@ -1,7 +1,7 @@
 //! The repositories of a case as they are on the disk, and what git itself makes of the same trees.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,21 @@ pub(super) struct Scene {
     pub(super) head: Oid,
     pub(super) head_files: Files,
     pub(super) disk: Files,
+    /// Paths that the result changes.
+    touched: BTreeSet<String>,
+}
+
+impl Scene {
+    /// New files that git is told to ignore, and that the result has nothing at: to git they are not there.
+    pub(super) fn unseen(&self, case: &Case) -> BTreeSet<String> {
+        let within = |one: &str, other: &str| one.strip_prefix(other).is_some_and(|rest| rest.starts_with('/'));
+        let is_at = |one: &str, other: &str| one == other || within(one, other);
+        let of = |all: &[usize], path: &str| all.iter().any(|it| is_at(path, PATHS[*it]));
+        let new = self.disk.keys().filter(|path| !self.head_files.contains_key(*path));
+        let ignored = new.filter(|path| of(&case.ignored, path) && !of(&case.staged, path));
+        let meets = |path: &str| self.touched.iter().any(|other| is_at(path, other) || within(other, path));
+        ignored.filter(|path| !meets(path)).cloned().collect()
+    }
 }
 
 impl World {
@@ -137,7 +152,11 @@ impl World {
         } else {
             self.commit(mirror, &base_files, &[&began])
         };
-        let result = self.commit(mirror, &changed(&base_files, &case.session), &[&base]);
+        let result_files = changed(&base_files, &case.session);
+        let result = self.commit(mirror, &result_files, &[&base]);
+        let both = base_files.keys().chain(result_files.keys());
+        let touched = both.filter(|path| base_files.get(*path) != result_files.get(*path));
+        let touched = touched.cloned().collect();
         let ground = if case.since == Since::Committed {
             &base_files
         } else {
@@ -216,6 +235,7 @@ impl World {
             head,
             head_files,
             disk,
+            touched,
         }
     }
 
