@@ -88,12 +88,9 @@ async fn a_ladder_goes_up_with_what_verify_wrote_also_after_a_crash() {
 #[tokio::test]
 async fn the_first_verified_result_stops_the_others_and_keeps_their_work() {
     let mut cluster = Cluster::start().await;
-    let begun = cluster.outside().join("begun");
-    let slow = format!(
-        "cat > /dev/null; echo half > half.txt; : > '{}'; sleep 600\n",
-        begun.display()
-    );
-    let fast = format!("until [ -e '{}' ]; do sleep 0.05; done\n{RIGHT}", begun.display());
+    let gate = cluster.outside().join("gate");
+    let slow = "cat > /dev/null; echo half > half.txt; sleep 600\n";
+    let fast = format!("until [ -e '{}' ]; do sleep 0.05; done\n{RIGHT}", gate.display());
     let options = AgentOptions::named("agent").slots(3);
     cluster
         .add_agent(options.script("slow", slow).script("fast", fast))
@@ -106,6 +103,10 @@ async fn the_first_verified_result_stops_the_others_and_keeps_their_work() {
         .session("fast", SHELL, "fast")
         .session("slow", SHELL, "slow");
     let id = cluster.create(spec).await;
+    // What it did since its newest checkpoint is lost when it is stopped.
+    let kept = |task: &v1::Task| session(task, "slow").checkpoints > 1;
+    cluster.until(&id, "the work of the slow one is kept", kept).await;
+    std::fs::write(&gate, "").unwrap();
     let ended = cluster.ended(&id).await;
     assert_eq!(ended.state(), v1::TaskState::Succeeded, "{ended:#?}");
     let slow = session(&ended, "slow");

@@ -171,11 +171,17 @@ async fn the_files_of_the_pages_for_users_are_read() {
         block("toml", "[agent.disk]"),
         block("toml", "max_hold"),
         block("toml", "[adapter.openrouter]"),
-        block("toml", "[adapter.goose]"),
         block("toml", "[home]"),
     ]
     .join("\n");
     std::fs::write(person.path("config/kage/config.toml"), settings).unwrap();
     let read = person.kage(&folder, &["explain", "overloaded"]).await;
     assert_eq!(read.code, 0, "{read:#?}");
+    // An agent that is talked to, by two lines of its own.
+    let goose = block("toml", "[adapter.goose]");
+    std::fs::write(person.path("config/kage/config.toml"), goose).unwrap();
+    let listed = person.kage(&folder, &["adapter", "ls", "--format", "json"]).await;
+    let adapters = listed.json()["adapters"].clone();
+    let mut adapters = adapters.as_array().unwrap().iter();
+    assert!(adapters.any(|adapter| adapter["name"] == "goose"), "{listed:#?}");
 }

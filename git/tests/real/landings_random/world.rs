@@ -44,7 +44,11 @@ impl Scene {
         let of = |all: &[usize], path: &str| all.iter().any(|it| is_at(path, PATHS[*it]));
         let new = self.disk.keys().filter(|path| !self.head_files.contains_key(*path));
         let ignored = new.filter(|path| of(&case.ignored, path) && !of(&case.staged, path));
-        let meets = |path: &str| self.touched.iter().any(|other| is_at(path, other) || within(other, path));
+        let meets = |path: &str| {
+            self.touched
+                .iter()
+                .any(|other| is_at(path, other) || within(other, path))
+        };
         ignored.filter(|path| !meets(path)).cloned().collect()
     }
 }
