@@ -311,8 +311,10 @@ pub fn described(config: &AdapterConfig) -> Result<Vec<Described>, LoadError> {
     let mut all: Vec<_> = apis.collect();
     for manifest in &manifests {
         let built_in = BUILTIN.iter().find(|(name, _)| Path::new(name) == manifest.source);
+        let section = format!("[adapter.{}]", manifest.name);
         let (origin, text) = match built_in {
-            Some((_, text)) => (Origin::BuiltIn, (*text).to_owned()),
+            Some((_, text)) => (Origin::BuiltIn, Some((*text).to_owned())),
+            None if manifest.source == Path::new(&section) => (Origin::Settings, None),
             None => {
                 let path = manifest.source.clone();
                 let read = std::fs::read_to_string(&path);
@@ -320,14 +322,14 @@ pub fn described(config: &AdapterConfig) -> Result<Vec<Described>, LoadError> {
                     path: path.clone(),
                     source,
                 });
-                (Origin::File(path), text.map_err(LoadError::Manifest)?)
+                (Origin::File(path), Some(text.map_err(LoadError::Manifest)?))
             }
         };
         all.push(Described {
             name: manifest.name.clone(),
             origin,
             program: Some(manifest.program()),
-            manifest: Some(text),
+            manifest: text,
         });
     }
     all.sort_by(|one, other| one.name.cmp(&other.name));

@@ -148,7 +148,7 @@ fn manifest_of(invocation: &Invocation, name: &str) -> anyhow::Result<(Origin, S
     match &adapter.manifest {
         Some(manifest) => Ok((adapter.origin.clone(), manifest.clone())),
         None => Err(Refusal::usage(format!(
-            "{name} calls an API itself, by `[adapter.{name}]` of the settings; it has no manifest"
+            "{name} has no manifest: it is built in, or stands in `[adapter.{name}]` of the settings"
         ))
         .into()),
     }
