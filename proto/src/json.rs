@@ -12,7 +12,8 @@ use serde::{Serialize, Serializer};
 
 use crate::FILE_DESCRIPTOR_SET;
 
-static DESCRIPTORS: LazyLock<DescriptorPool> =
+/// The descriptors of this build's messages and services.
+pub(crate) static DESCRIPTORS: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build wrote the descriptors"));
 
 /// A message of `kage.v1` that serde writes as JSON.
@@ -30,6 +31,11 @@ impl JsonMessage {
             .expect("what was encoded can be decoded with the same descriptor");
         Self(json)
     }
+}
+
+/// A message that is known by its descriptor only.
+pub(crate) const fn of_dynamic(message: DynamicMessage) -> JsonMessage {
+    JsonMessage(message)
 }
 
 impl Serialize for JsonMessage {

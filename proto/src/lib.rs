@@ -25,6 +25,7 @@ pub mod convert;
 pub mod stored;
 pub mod json;
 pub mod status;
+pub mod unary;
 
 pub mod decoders;
 

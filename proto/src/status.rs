@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use kage_core::access::JoinRefusal;
+use prost::Message as _;
+use prost_types::Any;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 
 use crate::convert::{InvalidField, InvalidFields};
 
@@ -152,6 +155,13 @@ impl ApiError {
         }
     }
 
+    /// As it travels: the code, the message, and the `google.rpc` details.
+    pub(crate) fn on_the_wire(self) -> (Code, String, Vec<Any>) {
+        let status = Status::from(self);
+        let details = pb::Status::decode(status.details()).map(|status| status.details);
+        (status.code(), status.message().to_owned(), details.unwrap_or_default())
+    }
+
     const fn code(&self) -> Code {
         match self {
             Self::InvalidArgument { .. } => Code::InvalidArgument,
@@ -183,6 +193,16 @@ impl From<InvalidFields> for ApiError {
     fn from(wrong: InvalidFields) -> Self {
         Self::InvalidArgument { violations: wrong.0 }
     }
+}
+
+/// How a call ended, by its trailers or, if there was no message, its headers; `None` = they do not say.
+#[must_use]
+pub fn outcome(headers: &HeaderMap) -> Option<Result<(), ApiError>> {
+    let status = Status::from_header_map(headers)?;
+    Some(match status.code() {
+        Code::Ok => Ok(()),
+        _ => Err(status.into()),
+    })
 }
 
 const NO_AGENT: &str = "NO_AGENT";

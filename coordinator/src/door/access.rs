@@ -74,6 +74,7 @@ pub const TABLE: &[Row] = &[
     ("/grpc.health.v1.Health/List", KNOWN),
     ("/grpc.health.v1.Health/Watch", KNOWN),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", KNOWN),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", KNOWN),
     (BLOBS_READ, KNOWN),
     (BLOBS_WRITE, &[Role::Admin, Role::Submit, Role::Agent]),
     (GIT_FETCH, KNOWN),

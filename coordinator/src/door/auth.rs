@@ -21,8 +21,9 @@ use kage_proto::status::ApiError;
 use tonic::Status;
 
 use crate::door::access::{self, Answer};
-use crate::door::bodies::{Bounded, Most, Right, UntilRevoked, is_grpc};
+use crate::door::bodies::{Bounded, Most, Right, UntilRevoked, Written};
 use crate::door::identities::Identities;
+use crate::door::json;
 use crate::door::lobby::Guest;
 use crate::door::restraint::Restraint;
 use crate::ports::{Clock, OwnAgent};
@@ -297,7 +298,7 @@ pub(crate) fn same(one: &Digest, other: &Digest) -> bool {
 
 /// Lets a request in or answers it in the way its protocol understands.
 pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let grpc = is_grpc(request.headers());
+    let written = Written::by(request.headers());
     let guest = request.extensions().get::<Arc<Guest>>().cloned();
     let Admitted { principal, right } = match door.admit(&request) {
         Ok(admitted) => admitted,
@@ -308,18 +309,18 @@ pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next
                 && let Some(guest) = &guest
                 && let Err(instead) = door.restraint.wrong_token(guest.address()).await
             {
-                return refuse(grpc, instead);
+                return refuse(written, instead);
             }
-            return refuse(grpc, error);
+            return refuse(written, error);
         }
     };
     if let Err(error) = door.restraint.call(principal.limited()) {
-        return refuse(grpc, error);
+        return refuse(written, error);
     }
     let most = match (&principal, &guest) {
         (Principal::Stranger, guest) => {
             if guest.as_ref().is_some_and(|guest| guest.open() > CALLS_OF_STRANGER) {
-                return refuse(grpc, too_many());
+                return refuse(written, too_many());
             }
             Some(Most {
                 bytes: MOST_OF_STRANGER as u64,
@@ -341,7 +342,7 @@ pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next
     let (body, why) = Bounded::new(body, right.clone(), most);
     let response = next.run(Request::from_parts(parts, Body::new(body))).await;
     if let Some(why) = why.get() {
-        return refuse(grpc, why.clone());
+        return refuse(written, why.clone());
     }
     match right {
         None => response,
@@ -360,9 +361,11 @@ fn too_many() -> ApiError {
     }
 }
 
-fn refuse(grpc: bool, error: ApiError) -> Response {
-    if grpc {
-        return Status::from(error).into_http();
+fn refuse(written: Written, error: ApiError) -> Response {
+    match written {
+        Written::Grpc => return Status::from(error).into_http(),
+        Written::Json => return json::failed(error),
+        Written::Otherwise => {}
     }
     let text = format!("{error}\n");
     match error {

@@ -177,8 +177,28 @@ impl UntilRevoked {
 
 /// True for a call or an answer of gRPC.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE);
-    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    Written::by(headers) == Written::Grpc
+}
+
+/// What a body is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    Grpc,
+    Json,
+    Otherwise,
+}
+
+impl Written {
+    /// By its content type.
+    pub(crate) fn by(headers: &HeaderMap) -> Self {
+        let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let kind = named.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        match kind.to_ascii_lowercase().as_str() {
+            "application/grpc" | "application/grpc+proto" => Self::Grpc,
+            "application/json" => Self::Json,
+            _ => Self::Otherwise,
+        }
+    }
 }
 
 impl HttpBody for UntilRevoked {
@@ -275,6 +295,25 @@ mod tests {
     use tokio_stream::wrappers::ReceiverStream;
 
     use super::*;
+
+    #[test]
+    fn what_a_body_is_written_in_is_told_by_its_type() {
+        for (named, expected) in [
+            (Some("application/grpc"), Written::Grpc),
+            (Some("application/grpc+proto"), Written::Grpc),
+            (Some("application/json"), Written::Json),
+            (Some("Application/JSON; charset=utf-8"), Written::Json),
+            (Some("application/grpc+json"), Written::Otherwise),
+            (Some("application/jsonp"), Written::Otherwise),
+            (Some("text/plain"), Written::Otherwise),
+            (Some(""), Written::Otherwise),
+            (None, Written::Otherwise),
+        ] {
+            let named = named.map(|named| (CONTENT_TYPE, http::HeaderValue::from_static(named)));
+            let headers: HeaderMap = named.into_iter().collect();
+            assert_eq!(Written::by(&headers), expected, "{headers:?}");
+        }
+    }
 
     fn right() -> Right {
         Right {

@@ -27,7 +27,7 @@ use crate::config::Origin;
 use crate::coordinator::Coordinator;
 use crate::door::access;
 use crate::door::auth::{self, Door};
-use crate::door::web;
+use crate::door::{json, web};
 use crate::services::access::Access;
 use crate::services::agent::Agents;
 use crate::services::checkpoint::Checkpoints;
@@ -95,9 +95,10 @@ pub(crate) async fn router(
         closing.cancelled().await;
         tell(&reporter, ServingStatus::NotServing).await;
     });
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection =
+        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+    // Many tools ask in the version of before.
+    let (reflection, older) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let grpc = Routes::new(tasks)
         .add_service(contexts)
         .add_service(fleet)
@@ -112,13 +113,15 @@ pub(crate) async fn router(
         .add_service(server)
         // Strangers may ask, too.
         .add_service(health.max_decoding_message_size(auth::MOST_OF_STRANGER))
-        .add_service(reflection);
+        .add_service(reflection)
+        .add_service(older);
     let guarded = grpc
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(coordinator),
             to_the_end,
         ))
+        .layer(axum::middleware::from_fn(json::carry))
         .merge(routes::routes(Arc::clone(coordinator)))
         .fallback(nothing_here)
         .layer(axum::middleware::from_fn_with_state(door, auth::guard));

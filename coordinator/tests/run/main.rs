@@ -17,6 +17,7 @@ mod delivery;
 mod unknown_outcome;
 mod fleet;
 mod forgery;
+mod json;
 mod limits;
 mod lists;
 mod origins;
