@@ -378,6 +378,21 @@ pub struct Doctor {
     /// (https://HOST:PORT) [default: the coordinator of the settings or of this machine].
     #[arg(long, value_name = "URL")]
     pub coordinator: Option<String>,
+    /// Check what this machine is for, and no more: a coordinator needs no adapters, a person who works with
+    /// a coordinator elsewhere neither, and an agent a coordinator that it reaches [default: everything].
+    #[arg(long, value_enum)]
+    pub role: Option<MachineRole>,
+}
+
+/// What a machine is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MachineRole {
+    /// It runs a coordinator.
+    Coordinator,
+    /// It runs an agent.
+    Agent,
+    /// A person gives work from it.
+    Person,
 }
 
 #[derive(Debug, Args)]

@@ -32,6 +32,7 @@ use crate::in_use::{self, InUse};
 use crate::invocation::Invocation;
 use crate::output::note;
 use crate::running;
+use crate::service_manager;
 use crate::settings::{self, Settings};
 use crate::state::StateDir;
 
@@ -101,12 +102,18 @@ pub(crate) async fn coordinator(config: kage_coordinator::Config) -> anyhow::Res
     let scheme = if config.speaks_tls() { "https" } else { "http" };
     let mut ports = kage_coordinator::Ports::system();
     let (ready, address) = oneshot::channel();
-    ports.on_ready = Some(ready);
+    let (open, store) = oneshot::channel();
+    (ports.on_ready, ports.on_open) = (Some(ready), Some(open));
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.clone().by_signals());
+    let finish = shutdown.finish.clone();
     tasks.spawn(async move {
-        if let Ok(address) = address.await {
-            note(&format!("coordinator: {scheme}://{address}"));
+        if let (Ok(store), Ok(address)) = (store.await, address.await) {
+            let url = format!("{scheme}://{address}");
+            note(&format!("coordinator: {url}"));
+            service_manager::ready(&url);
+            service_manager::living(store, finish).await;
+            service_manager::stopping();
         }
         Ok(())
     });

@@ -46,6 +46,7 @@ mod again;
 mod landed_settings;
 pub mod result;
 pub mod landing;
+mod service_manager;
 mod daemon;
 mod demo;
 pub mod command;

@@ -195,6 +195,13 @@ pub struct AgentRun {
     /// Where to join.
     #[arg(value_name = "HOST:PORT", requires = "join")]
     pub address: Option<String>,
+    /// File with a join token, `-` for standard input: with `--coordinator`, an agent that has not joined yet
+    /// joins with it. KAGE_JOIN_TOKEN does the same. Neither shows the token in the list of processes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["join", "token_file", "label"])]
+    pub join_file: Option<PathBuf>,
+    /// Join and end, without running as an agent.
+    #[arg(long)]
+    pub join_only: bool,
     /// File with these options: a key for each, with `_` for `-`, and a list where a flag may be
     /// repeated; also [disk], [contain], [network] and [adapter.NAME], as in config.toml. Flags win.
     #[arg(long, value_name = "FILE")]

@@ -1,6 +1,6 @@
 //! `kage agent`: joins and runs an agent; lists, cordons, drains and revokes agents.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -31,8 +31,21 @@ pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Resul
     let state_dir = options.state.clone().unwrap_or_else(|| invocation.state.agent());
     let (url, credentials) = match (args.join, args.address) {
         (Some(token), Some(address)) => join(&state_dir, &token, &address).await?,
-        (_, _) => coordinator(&invocation, &options, &state_dir).await?,
+        (_, _) => {
+            let handed = Handed {
+                file: args.join_file,
+                variable: std::env::var(JOIN_TOKEN).ok().filter(|token| !token.is_empty()),
+            };
+            coordinator(&invocation, &options, &state_dir, handed).await?
+        }
     };
+    if args.join_only {
+        if credentials.identity.is_none() {
+            let advice = "--join-only needs a join token: --join TOKEN HOST:PORT, or --join-file with --coordinator";
+            return Err(Refusal::usage(advice).into());
+        }
+        return Ok(Exit::Done);
+    }
     let labels: Labels = assignments::labels("--label", &options.label)?;
     let start = daemon::AgentStart {
         url,
@@ -46,25 +59,57 @@ pub(super) async fn run(invocation: Invocation, args: AgentRun) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-/// The coordinator's address, and the agent's credentials for it.
+/// The variable with a join token.
+const JOIN_TOKEN: &str = "KAGE_JOIN_TOKEN";
+
+/// Where a join token is that is not on the command line.
+struct Handed {
+    file: Option<PathBuf>,
+    variable: Option<String>,
+}
+
+impl Handed {
+    /// The token; the file wins.
+    fn token(self) -> anyhow::Result<Option<String>> {
+        match self.file {
+            Some(file) => read_token(&file).map(|text| Some(text.trim().to_owned())),
+            None => Ok(self.variable),
+        }
+    }
+}
+
+/// The coordinator's address, and the agent's credentials for it. An agent that has not joined joins, if
+/// it was handed a token.
 async fn coordinator(
     invocation: &Invocation,
     options: &AgentOptions,
     state_dir: &Path,
+    handed: Handed,
 ) -> anyhow::Result<(String, Credentials)> {
     let Some(url) = options.coordinator.clone() else {
+        if handed.file.is_some() {
+            return Err(Refusal::usage("--join-file needs --coordinator https://HOST:PORT").into());
+        }
         let access = invocation.existing().await?;
         return Ok((access.url, access.credentials));
     };
     let credentials = match (&options.token_file, &options.ca_file) {
         (Some(token), ca) => from_files(token, ca.as_deref())?,
         (None, Some(_)) => return Err(Refusal::usage("--ca-file needs --token-file").into()),
-        (None, None) => enrolment::stored(state_dir)?.ok_or_else(|| {
-            Refusal::usage(
-                "this agent has not joined: --coordinator needs --token-file, or join with \
-                 `kage agent run --join TOKEN HOST:PORT`",
-            )
-        })?,
+        (None, None) => match enrolment::stored(state_dir)? {
+            Some(credentials) => credentials,
+            None => {
+                let token = handed.token()?.ok_or_else(|| {
+                    Refusal::usage(
+                        "this agent has not joined: --coordinator needs --token-file, or join with \
+                         --join-file FILE, KAGE_JOIN_TOKEN, or `kage agent run --join TOKEN HOST:PORT`",
+                    )
+                })?;
+                let address = url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/'));
+                let address = address.ok_or_else(|| Refusal::usage("to join, give --coordinator https://HOST:PORT"))?;
+                join(state_dir, &token, address).await?.1
+            }
+        },
     };
     if credentials.identity.is_some() && !options.label.is_empty() {
         return Err(Refusal::usage("an agent that joined carries the labels of its join token").into());
@@ -82,7 +127,9 @@ async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(S
         ));
         return Ok((url, credentials));
     }
-    let token: JoinToken = token.parse().map_err(|e| Refusal::usage(format!("--join: {e}")))?;
+    let token: JoinToken = token
+        .parse()
+        .map_err(|e| Refusal::usage(format!("the join token: {e}")))?;
     let random: Arc<dyn Fn() -> u128 + Send + Sync> = Arc::new(rand::random::<u128>);
     let joined = enrolment::join(state_dir, address, &token, &random).await?;
     note(&format!(
@@ -92,15 +139,18 @@ async fn join(state_dir: &Path, token: &str, address: &str) -> anyhow::Result<(S
     Ok((url, joined.credentials))
 }
 
-fn from_files(token: &Path, ca: Option<&Path>) -> anyhow::Result<Credentials> {
-    let text = match token.to_str() {
+/// The content of a file with a token; `-` is standard input.
+fn read_token(file: &Path) -> anyhow::Result<String> {
+    let text = match file.to_str() {
         Some("-") => std::io::read_to_string(std::io::stdin()),
-        _ => std::fs::read_to_string(token),
+        _ => std::fs::read_to_string(file),
     };
-    let text = text
-        .with_context(|| format!("cannot read the token file {}", token.display()))
-        .map_err(|e| Refusal::usage(format!("{e:#}")))?;
-    let credentials = Credentials::bearer(&text);
+    text.with_context(|| format!("cannot read the token file {}", file.display()))
+        .map_err(|e| Refusal::usage(format!("{e:#}")).into())
+}
+
+fn from_files(token: &Path, ca: Option<&Path>) -> anyhow::Result<Credentials> {
+    let credentials = Credentials::bearer(&read_token(token)?);
     let Some(ca) = ca else {
         return Ok(credentials);
     };

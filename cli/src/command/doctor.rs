@@ -10,7 +10,7 @@ use kage_core::left_out::in_units;
 use kage_core::time::Timestamp;
 use serde::Serialize;
 
-use crate::args::{AgentOptions, Doctor};
+use crate::args::{AgentOptions, Doctor, MachineRole};
 use crate::daemon;
 use crate::environment;
 use crate::exit::Exit;
@@ -72,6 +72,34 @@ struct Adapter {
     access: Option<String>,
 }
 
+/// What a machine cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Needs {
+    adapters: bool,
+    /// A coordinator that answers.
+    coordinator: bool,
+    /// The data of a coordinator.
+    data: bool,
+}
+
+impl Needs {
+    /// Without a role nothing but adapters: a machine may not be in use yet. `remote`: its settings name a
+    /// coordinator, whose agents have the adapters that a person uses.
+    const fn of(role: Option<MachineRole>, remote: bool) -> Self {
+        let (adapters, coordinator, data) = match role {
+            None => (true, false, false),
+            Some(MachineRole::Coordinator) => (false, true, true),
+            Some(MachineRole::Agent) => (true, true, false),
+            Some(MachineRole::Person) => (!remote, remote, false),
+        };
+        Self {
+            adapters,
+            coordinator,
+            data,
+        }
+    }
+}
+
 /// Below this, in bytes, the disk counts as full: a mirror and a few worktrees must fit.
 const LOW_DISK: u64 = 2 << 30;
 
@@ -101,29 +129,21 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         ));
     }
     let now = now();
-    let adapters = match daemon::registry(invocation, &AgentOptions::default(), &invocation.state.agent()).await {
-        Ok(registry) => {
-            let mut adapters = Vec::new();
-            for adapter in registry.values() {
-                let mut info = adapter.info();
-                if info.unavailable.is_none() {
-                    info.unavailable = adapter.answers().await.err();
-                }
-                adapters.push(shown(info, now));
-            }
-            adapters
-        }
-        Err(error) => {
-            problems.push(format!("{error:#}"));
-            Vec::new()
-        }
+    let needs = Needs::of(args.role, invocation.settings.coordinator.url.is_some());
+    let adapters = match needs.adapters {
+        true => adapters(invocation, now, &mut problems).await,
+        false => Vec::new(),
     };
-    if !adapters.is_empty() && adapters.iter().all(|a: &Adapter| a.unavailable.is_some()) {
-        problems.push("no adapter can be used here; see the reasons above".to_owned());
-    }
     let daemon = daemon_here(invocation, &mut problems).await;
     let connection = connection::check(invocation, args.coordinator, &mut problems).await;
-    let coordinator_data = data::check(&invocation.state.coordinator(), now.as_millis(), &mut problems);
+    if needs.coordinator && connection.is_none() {
+        problems.push("no coordinator runs here, and none is configured".to_owned());
+    }
+    let folder = invocation.state.coordinator();
+    let coordinator_data = data::check(&folder, now.as_millis(), &mut problems);
+    if needs.data && coordinator_data.is_none() {
+        problems.push(format!("no coordinator has kept its data in {}", folder.display()));
+    }
     Diagnosis {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -142,6 +162,30 @@ async fn diagnose(invocation: &Invocation, args: Doctor) -> Diagnosis {
         daemon,
         problems,
     }
+}
+
+/// The adapters of this machine, each asked whether it answers.
+async fn adapters(invocation: &Invocation, now: Timestamp, problems: &mut Vec<String>) -> Vec<Adapter> {
+    let found = daemon::registry(invocation, &AgentOptions::default(), &invocation.state.agent()).await;
+    let registry = match found {
+        Ok(registry) => registry,
+        Err(error) => {
+            problems.push(format!("{error:#}"));
+            return Vec::new();
+        }
+    };
+    let mut adapters = Vec::new();
+    for adapter in registry.values() {
+        let mut info = adapter.info();
+        if info.unavailable.is_none() {
+            info.unavailable = adapter.answers().await.err();
+        }
+        adapters.push(shown(info, now));
+    }
+    if !adapters.is_empty() && adapters.iter().all(|adapter| adapter.unavailable.is_some()) {
+        problems.push("no adapter can be used here; see the reasons above".to_owned());
+    }
+    adapters
 }
 
 /// The caches of this home folder. Their copies are made where the agent keeps its state.
@@ -337,6 +381,9 @@ fn words(diagnosis: &Diagnosis) -> String {
     }
     text += &healed(&diagnosis.healed_mirrors);
     text.push('\n');
+    if diagnosis.adapters.is_empty() {
+        return text + &problems(diagnosis);
+    }
     text += &view::table(
         &["adapter", "version", "access", "usable"],
         diagnosis.adapters.iter().map(|adapter| {
@@ -349,8 +396,10 @@ fn words(diagnosis: &Diagnosis) -> String {
         }),
     );
     text += &other_in_the_daemon(diagnosis);
-    for problem in &diagnosis.problems {
-        text += &format!("\nproblem: {problem}");
-    }
-    text
+    text + &problems(diagnosis)
+}
+
+fn problems(diagnosis: &Diagnosis) -> String {
+    let lines = diagnosis.problems.iter().map(|problem| format!("\nproblem: {problem}"));
+    lines.collect()
 }

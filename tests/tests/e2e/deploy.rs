@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use kage_agent::Limits;
+use kage_tests::command::Person;
 use kage_tests::programs;
+use tokio::net::UnixDatagram;
 
 const INSTALLED: &str = "/usr/local/bin/kage";
 
@@ -37,6 +39,44 @@ fn systemd_reads_the_units() {
         Err(error) => return programs::skip("deploy", &format!("systemd-analyze cannot be run: {error}")),
     };
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+/// The service manager's end of what a daemon tells it.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    /// The next message with this word. There may be others before.
+    async fn told(&self, word: &str) -> String {
+        let mut message = [0; 1024];
+        loop {
+            let read = tokio::time::timeout(Duration::from_secs(30), self.0.recv(&mut message)).await;
+            let length = read.unwrap_or_else(|_| panic!("{word} is not told")).unwrap();
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            if text.contains(word) {
+                return text;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_tells_its_service_manager_that_it_is_ready_lives_and_ends() {
+    let person = Person::new();
+    let socket = person.path("notify");
+    let manager = Manager(UnixDatagram::bind(&socket).unwrap());
+    let mut command = person.command(&person.path(""), &["coordinator", "--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "200000");
+    let mut coordinator = command.kill_on_drop(true).spawn().unwrap();
+    let ready = manager.told("READY=1").await;
+    assert!(ready.contains("STATUS=serves http://127.0.0.1:"), "{ready}");
+    for _ in 0..3 {
+        manager.told("WATCHDOG=1").await;
+    }
+    let pid = coordinator.id().unwrap().to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(killed.success());
+    manager.told("STOPPING=1").await;
+    assert!(coordinator.wait().await.unwrap().success());
 }
 
 #[test]

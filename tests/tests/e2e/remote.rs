@@ -41,19 +41,21 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
         "c",
     ];
     let c = machines.daemon("c", &arguments);
-    let second = join(&[]);
+    // This one joins with a token from a file, and starts afterwards; the token is not used again.
+    let second = machines.dir("d").join("join-token");
+    std::fs::write(&second, join(&[])).unwrap();
+    let second = second.to_str().unwrap();
+    let joining = ["agent", "run", "--coordinator", url, "--join-file", second];
+    let joined = machines.kage("d", &[], &[&joining[..], &["--join-only"]].concat());
+    assert!(
+        joined.status.success() && says(&joined).contains("joined as agent"),
+        "{joined:?}"
+    );
+    let alone = machines.kage("e", &[], &["agent", "run", "--join-only", "--coordinator", url]);
+    assert_eq!(alone.status.code(), Some(2), "{alone:?}");
+    assert!(says(&alone).contains("--join-file"), "{}", says(&alone));
     let adapters_d = machines.adapters("d");
-    let arguments = [
-        "agent",
-        "run",
-        "--join",
-        &second,
-        address,
-        "--adapters",
-        &adapters_d,
-        "--name",
-        "d",
-    ];
+    let arguments = [&joining[..], &["--adapters", &adapters_d, "--name", "d"]].concat();
     let _d = machines.daemon("d", &arguments);
 
     // A person with two files and an address.
@@ -101,6 +103,19 @@ async fn agents_join_over_tls_and_work_for_a_person_with_a_token() {
         server["coordinator_data"]["certificate_until"].is_string(),
         "{server:#}"
     );
+
+    // What each machine is for is all that it needs.
+    let healthy = |machine: &str, settings: &[_], role: &str| {
+        let checked = machines.kage(machine, settings, &["doctor", "--role", role]);
+        assert_eq!(checked.status.code(), Some(0), "{machine} {role}: {checked:?}");
+    };
+    healthy("b", &[], "coordinator");
+    healthy("a", &settings, "person");
+    let nothing = machines.kage("e", &[], &["doctor", "--role", "coordinator"]);
+    assert_eq!(nothing.status.code(), Some(1), "{nothing:?}");
+    let said = String::from_utf8_lossy(&nothing.stdout);
+    assert!(said.contains("no coordinator runs here"), "{said}");
+    assert!(said.contains("no coordinator has kept its data in"), "{said}");
 
     // The task: the base is sent, the result is fetched, and no other machine's folder is needed.
     let repo = Repo::sample(&a.join("repo"));
