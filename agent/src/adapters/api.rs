@@ -277,13 +277,10 @@ impl ApiAdapter {
                 format!("{name} has no model of its own: name one, as {name}:MODEL, or in [adapter.{name}] models");
             return Err(Failure::new(FailureKind::InvalidRequest, text));
         };
-        let (asked, left_out) = asked::asked(
-            name.as_str(),
-            model.to_owned(),
-            settings,
-            &self.prices,
-            local_time().now,
-        )?;
+        let now = local_time().now;
+        let described = self.instance.described_as(&self.base_url, model);
+        let row = described.iter().find_map(|name| self.prices.find(name, now));
+        let (asked, left_out) = asked::asked(name.as_str(), model.to_owned(), settings, row)?;
         if let Some(warning) = left_out {
             // A closed reporter stops the session before its first call.
             let _closed = reporter.event(EventBody::Warning(warning)).await;

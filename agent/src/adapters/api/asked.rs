@@ -4,8 +4,7 @@
 use std::num::NonZeroU32;
 
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::price::{Effort, PriceRow, PriceTable, Thinking};
-use kage_core::time::Timestamp;
+use kage_core::price::{Effort, PriceRow, Thinking};
 
 use crate::adapters::settings::ApiSettings;
 
@@ -26,7 +25,8 @@ pub(super) struct Asked {
     pub(super) context: Option<NonZeroU32>,
 }
 
-/// Chooses the parameters, and names the settings that the model does not support.
+/// Chooses the parameters, and names the settings that the model does not support. `row` describes the model,
+/// where it is known.
 ///
 /// # Errors
 /// When the settings do not allow the task's model, or need a feature that the model lacks.
@@ -34,8 +34,7 @@ pub(super) fn asked(
     adapter: &str,
     model: String,
     settings: &ApiSettings,
-    prices: &PriceTable,
-    now: Timestamp,
+    row: Option<&PriceRow>,
 ) -> Result<(Asked, Option<String>), Failure> {
     let refused = |text| Err(Failure::new(FailureKind::InvalidRequest, text));
     if let Some(models) = &settings.models
@@ -45,7 +44,6 @@ pub(super) fn asked(
             "this agent lets tasks use {models}, not {model} ([adapter.{adapter}] models)"
         ));
     }
-    let row = prices.find(&model, now);
     let gives = row.and_then(max_output);
     let max_output = match (settings.max_output_tokens, gives) {
         (Some(set), Some(gives)) => set.min(gives),
@@ -86,12 +84,16 @@ fn max_output(row: &PriceRow) -> Option<NonZeroU32> {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::price::PriceTable;
+    use kage_core::time::Timestamp;
+
     use super::*;
 
     fn ask(model: &str, settings: &str) -> Result<(Asked, Option<String>), Failure> {
         let settings = toml::from_str(settings).unwrap();
         let now = Timestamp::from_millis(1_790_000_000_000);
-        asked("claude-api", model.to_owned(), &settings, PriceTable::builtin(), now)
+        let row = PriceTable::builtin().find(model, now);
+        asked("claude-api", model.to_owned(), &settings, row)
     }
 
     #[test]

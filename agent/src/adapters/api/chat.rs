@@ -36,6 +36,7 @@ pub(super) const CHAT: Provider = Provider {
         "api.deepseek.com",
         "generativelanguage.googleapis.com",
     ]),
+    many_makers: true,
     probe: None,
     wire: &WIRE,
 };

@@ -33,7 +33,8 @@ pub(super) const GEMINI: Provider = Provider {
     program: None,
     model: Some("gemini-4-argon"),
     free: never_free,
-    sellers: None,
+    sellers: Some(&["generativelanguage.googleapis.com"]),
+    many_makers: false,
     probe: None,
     wire: &WIRE,
 };

@@ -34,6 +34,7 @@ pub(super) const CLAUDE: Provider = Provider {
     model: Some("claude-sonnet-5-5"),
     free: never_free,
     sellers: None,
+    many_makers: false,
     probe: None,
     wire: &WIRE,
 };

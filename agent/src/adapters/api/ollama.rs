@@ -33,6 +33,7 @@ pub(super) const OLLAMA: Provider = Provider {
     model: None,
     free: costs_nothing,
     sellers: None,
+    many_makers: true,
     probe: Some("/api/version"),
     wire: &WIRE,
 };

@@ -32,7 +32,8 @@ pub(super) const OPENAI: Provider = Provider {
     program: None,
     model: Some("gpt-6.1-sol"),
     free: never_free,
-    sellers: None,
+    sellers: Some(&["api.openai.com"]),
+    many_makers: false,
     probe: None,
     wire: &WIRE,
 };
