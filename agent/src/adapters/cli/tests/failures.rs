@@ -1,6 +1,9 @@
 //! Reasons of failed programs: by rules and by their own messages, never by quoted errors.
 
+use tokio::sync::watch;
+
 use super::*;
+use crate::adapters::metered::{AskedWait, GatewayPass, OwnCount};
 
 #[tokio::test]
 async fn failures_are_found_by_rule_then_by_words() {
@@ -332,4 +335,37 @@ async fn what_the_user_knows_comes_before_what_the_program_knows() {
     let adapter = Arc::new(CliAdapter::new(manifest, &config, &crate::adapters::logins().unwrap()).await);
     let told = run(adapter, place.input("", ""), CancellationToken::new()).await;
     assert_eq!(kind(&told.end), Some(FailureKind::Auth));
+}
+
+/// Programs that give up at once do not say how long their provider asked to wait.
+#[tokio::test]
+async fn a_wait_that_only_the_gateway_heard_of_is_kept() {
+    let place = Place::new();
+    for (words, wait) in [
+        ("429 Too Many Requests", Some(3600)),
+        ("429 Too Many Requests, try again in 20s", Some(20)),
+        ("Invalid API key", None),
+    ] {
+        let pass = GatewayPass {
+            address: "http://127.0.0.1:9".to_owned(),
+            key: "session-key".to_owned(),
+            refusing: watch::channel(None).1,
+            enough: CancellationToken::new(),
+            own_count: OwnCount::default(),
+            asked_wait: AskedWait::default(),
+        };
+        let now = crate::adapters::local_time().now;
+        pass.asked_wait.refused(Some(Duration::from_secs(3600)), now);
+        place.program("tool", &format!("echo '{words}' >&2; exit 1"));
+        let mut input = place.input("", "task");
+        input.gateway = Some(pass);
+        let told = place.run("name = 'x'\ncommand = 'tool'", input).await;
+        let AdapterEnd::Failed(failure) = told.end else {
+            panic!("{:?}", told.end);
+        };
+        let left = failure.retry_after;
+        let wait = wait.map(Duration::from_secs);
+        assert!(left <= wait && left.is_some() == wait.is_some(), "{failure:?}");
+        assert_eq!(failure.is_held(), wait > Some(Duration::from_secs(600)), "{failure:?}");
+    }
 }
