@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use serde_json::Value;
 
-use crate::cache::{Accounting, CallUsage, PromptCache, prompt_tokens};
+use crate::cache::{Accounting, CallUsage, PromptCache, drawn, prompt_tokens};
 use crate::dialect::{Dialect, Message};
 use crate::ollama;
 use crate::request::{Endpoint, Request};
@@ -47,6 +47,8 @@ pub(crate) struct Model {
     /// Faults used up, by script and turn.
     met: HashMap<(usize, usize), usize>,
     cache: PromptCache,
+    /// The seed of counts, where they are drawn.
+    drawn: Option<u64>,
     requests: Vec<Recorded>,
 }
 
@@ -70,6 +72,7 @@ pub(crate) enum Plan {
 pub(crate) enum End {
     Whole,
     CutAfter(usize),
+    CutBeforeLast,
     ErrorAfter(usize, ApiError),
 }
 
@@ -83,6 +86,11 @@ impl Model {
 
     pub(crate) fn add(&mut self, script: Script) {
         self.scripts.push(script);
+    }
+
+    /// Draws all counts from now on.
+    pub(crate) fn draw_counts(&mut self, seed: u64) {
+        self.drawn = Some(seed);
     }
 
     /// Every request so far, in the order of arrival.
@@ -126,7 +134,7 @@ impl Model {
             Plan::Count(count) => Answer::Count(*count),
             Plan::Reply { message, end, .. } => match end {
                 End::Whole => Answer::Reply(message.usage()),
-                End::CutAfter(_) | End::ErrorAfter(..) => Answer::Broken(message.usage()),
+                End::CutAfter(_) | End::CutBeforeLast | End::ErrorAfter(..) => Answer::Broken(message.usage()),
             },
         };
         self.requests.push(Recorded {
@@ -170,6 +178,7 @@ impl Model {
             Some(Fault::ErrorEvent { error, .. }) if !request.stream => return Ok(Plan::Error(error.clone())),
             Some(Fault::ErrorEvent { after_events, error }) => End::ErrorAfter(*after_events, error.clone()),
             Some(Fault::Cut { after_events }) => End::CutAfter(*after_events),
+            Some(Fault::CutBeforeLast) => End::CutBeforeLast,
         };
         for block in &turn.reply.blocks {
             if let Block::ToolUse { name, .. } = block
@@ -184,6 +193,9 @@ impl Model {
         let mut accounting = self.cache.look_up(key, request, now);
         if let Some(room) = request.room {
             accounting.usage.input = ollama::fitted(accounting.usage.input, room)?;
+        }
+        if let Some(seed) = self.drawn {
+            accounting.usage = drawn(seed, number, accounting.usage);
         }
         Ok(Plan::Reply {
             message: Box::new(dialect.message(number, request, &turn.reply, accounting.usage)),
