@@ -12,11 +12,11 @@ use kage_core::failure::{Failure, FailureKind};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use tokio::time::Instant;
 
-use super::Caller;
 use super::super::answer::{Draft, MAX_ANSWER, Progress};
 use super::super::frames::{Frames, Opening, opening};
 use super::super::halt::Halt;
 use super::super::wire::Refusal;
+use super::Caller;
 use crate::adapters::local_time;
 use crate::adapters::port::Reporter;
 use crate::calls::{Granted, asked_wait, told};
