@@ -369,3 +369,47 @@ async fn a_wait_that_only_the_gateway_heard_of_is_kept() {
         assert_eq!(failure.is_held(), wait > Some(Duration::from_secs(600)), "{failure:?}");
     }
 }
+
+/// A program hangs in the same way under another adapter's name.
+#[test]
+fn a_second_manifest_of_a_program_has_the_rules_of_the_first() {
+    let place = Place::new();
+    let words = "^\\{\"type\":\"error\",\"message\":\"Reconnecting\\.\\.\\. waiting for network";
+    let rules = [
+        ("one", "codex-json", String::new()),
+        (
+            "two",
+            "codex-json",
+            "[[failure]]\nexit_code = 9\nkind = 'auth'\n".to_owned(),
+        ),
+        (
+            "three",
+            "codex-json",
+            format!("[[failure]]\npattern = '{words}'\nwhile_running = '1h'\nkind = 'timeout'\n"),
+        ),
+        ("four", "text", String::new()),
+        ("five", "text", "family = 'gemini'\n".to_owned()),
+    ];
+    for (name, parser, rules) in &rules {
+        let manifest = format!("name = '{name}'\ncommand = 'tool'\nparser = '{parser}'\n{rules}");
+        fs::write(place.path("bin").join(format!("{name}.toml")), manifest).unwrap();
+    }
+    let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
+    config.manifest_dirs = vec![place.path("bin")];
+    let all = crate::adapters::manifests(&config).unwrap();
+    let told = |name: &str| -> Vec<(Option<i32>, Option<u64>, FailureKind)> {
+        let manifest = all.iter().find(|manifest| manifest.name.as_str() == name).unwrap();
+        let rules = manifest.failures.iter();
+        rules
+            .map(|rule| (rule.exit_code, rule.while_running.map(|time| time.as_secs()), rule.kind))
+            .collect()
+    };
+    let network = (None, Some(180), FailureKind::Network);
+    assert_eq!(told("one"), [network]);
+    assert_eq!(told("two"), [(Some(9), None, FailureKind::Auth), network]);
+    assert_eq!(told("three"), [(None, Some(3600), FailureKind::Timeout)]);
+    assert!(told("four").is_empty());
+    let codes: Vec<_> = told("five").into_iter().map(|(code, ..)| code).collect();
+    assert_eq!(codes, [Some(41), Some(55), Some(53)]);
+    assert_eq!(told("codex"), [network]);
+}
