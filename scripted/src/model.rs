@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use serde_json::Value;
 
-use crate::cache::{Accounting, CallUsage, PromptCache, drawn, prompt_tokens};
+use crate::cache::{Accounting, CallUsage, PromptCache, drawn, prompt_tokens, tokens};
 use crate::dialect::{Dialect, Message};
 use crate::ollama;
 use crate::request::{Endpoint, Request};
 use crate::script::{ApiError, Block, Fault, Script};
+
+/// The word in `anthropic-beta` without which no conversation is made shorter.
+const COMPACTION: &str = "compact-2026-01-12";
+/// What the model says of a conversation that is made shorter.
+const SUMMARY: &str = "Summary: the task is under way, and files were read.";
 
 /// A request as it came, and what it was answered.
 #[derive(Debug, Clone)]
@@ -120,6 +125,11 @@ impl Model {
             .authorize(&headers)
             .and_then(|key| Ok((key, endpoint.parse(&path, &json)?)))
             .and_then(|(key, request)| {
+                let beta = headers.get("anthropic-beta").and_then(|value| value.to_str().ok());
+                let listed = beta.is_some_and(|list| list.split(',').any(|item| item.trim() == COMPACTION));
+                if request.compact_at.is_some() && !listed {
+                    return Err(ApiError::invalid("context_management: Extra inputs are not permitted"));
+                }
                 if endpoint.counts() {
                     return Ok(Plan::Count(prompt_tokens(&request)));
                 }
@@ -197,8 +207,24 @@ impl Model {
         if let Some(seed) = self.drawn {
             accounting.usage = drawn(seed, number, accounting.usage);
         }
+        let shortened = request.compact_at.filter(|at| prompt_tokens(request) >= *at).map(|_| {
+            let cost = CallUsage {
+                output: tokens(SUMMARY.len()),
+                ..accounting.usage
+            };
+            // The answer follows from the tools, the system prompt and the summary.
+            accounting.usage = CallUsage {
+                input: request.head + tokens(SUMMARY.len()),
+                ..CallUsage::default()
+            };
+            cost
+        });
+        let mut message = dialect.message(number, request, &turn.reply, accounting.usage);
+        if let Some(cost) = shortened {
+            message = message.after_summary(SUMMARY, cost);
+        }
         Ok(Plan::Reply {
-            message: Box::new(dialect.message(number, request, &turn.reply, accounting.usage)),
+            message: Box::new(message),
             accounting,
             delay: turn.reply.delay,
             pace: turn.reply.pace,

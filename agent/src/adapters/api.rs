@@ -200,11 +200,15 @@ impl ApiAdapter {
         let mut system = vec![system(input.folder.as_ref())];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
         let tool_definitions = (wire.tools)(&tools::definitions());
-        let caller = Caller {
+        let mut caller = Caller {
             calls: input.calls,
             prefix: Some(prefix(wire.name, &tool_definitions, &system)),
+            compact_at: asked.compact_at,
             ..self.caller(&asked.model, input.limits.idle)
         };
+        if let Some((name, value)) = (wire.beta)(&asked) {
+            caller.with_beta(name, value);
+        }
         Ok(Session {
             name: self.instance.name.clone(),
             task: input.task.to_string(),
@@ -252,6 +256,7 @@ impl ApiAdapter {
             seller: self.instance.seller(&self.base_url),
             model: model.to_owned(),
             context: self.instance.settings.context,
+            compact_at: None,
             before: None,
             idle,
             rules: self.calls,

@@ -11,6 +11,10 @@ use crate::adapters::settings::ApiSettings;
 /// Tokens of an answer of a model that nothing is known of.
 const USUAL_OUTPUT: NonZeroU32 = const { NonZeroU32::new(32_000).unwrap() };
 
+/// The fewest tokens at which a provider makes a conversation shorter
+/// (platform.claude.com/docs/en/build-with-claude/compaction).
+const LEAST_COMPACTED: u64 = 50_000;
+
 /// Parameters of a model call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -21,6 +25,9 @@ pub(super) struct Asked {
     pub(super) output_is_known: bool,
     pub(super) thinking: Option<Thinking>,
     pub(super) effort: Option<Effort>,
+    /// Tokens of a prompt from which on the provider is asked to make the conversation shorter first; `None`: it
+    /// does not do that.
+    pub(super) compact_at: Option<u64>,
     /// The tokens that prompt and answer have room in, where the server is told that.
     pub(super) context: Option<NonZeroU32>,
 }
@@ -72,9 +79,16 @@ pub(super) fn asked(
         output_is_known: settings.max_output_tokens.or(gives).is_some(),
         thinking: row.and_then(|row| row.thinking),
         effort,
+        compact_at: row.and_then(compact_at),
         context: settings.context,
     };
     Ok((asked, left_out))
+}
+
+/// Where three quarters of the window are full: an answer has to fit, too.
+fn compact_at(row: &PriceRow) -> Option<u64> {
+    let window = row.context_window.filter(|_| row.compacts)?;
+    Some((window / 4 * 3).max(LEAST_COMPACTED))
 }
 
 fn max_output(row: &PriceRow) -> Option<NonZeroU32> {

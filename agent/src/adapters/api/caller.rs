@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kage_core::call::{AccountName, Ask, CallEnd, OutputBounds, Prefix, RateTold, Spent};
 use kage_core::event::EventBody;
-use kage_core::failure::{Failure, FailureKind};
+use kage_core::failure::FailureKind;
 use kage_core::id::AdapterName;
 use kage_core::usage::{PicoUsd, Usage};
 
@@ -58,6 +58,8 @@ pub(super) struct Caller {
     pub(super) model: String,
     /// The room that is asked for.
     pub(super) context: Option<NonZeroU32>,
+    /// Tokens of a prompt from which on the provider makes the conversation shorter.
+    pub(super) compact_at: Option<u64>,
     /// The last call that was answered.
     pub(super) before: Option<Earlier>,
     /// True when calls cost nothing.
@@ -127,6 +129,28 @@ fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) 
 }
 
 impl Caller {
+    /// Adds a value to a header that is a list.
+    pub(super) fn with_beta(&mut self, name: &str, value: &str) {
+        match self
+            .headers
+            .iter_mut()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+        {
+            Some((_, list)) => *list = format!("{list},{value}"),
+            None => self.headers.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Takes it out again.
+    pub(super) fn without_beta(&mut self, value: &str) {
+        for (_, list) in &mut self.headers {
+            if let Some(others) = list.strip_suffix(value) {
+                *list = others.trim_end_matches(',').to_owned();
+            }
+        }
+        self.headers.retain(|(_, list)| !list.is_empty());
+    }
+
     /// Makes the call, again where that may help. `most`: the tokens that its answer may have.
     pub(super) async fn call(
         &mut self,
@@ -250,7 +274,7 @@ impl Caller {
             model: self.as_priced(&self.model),
             free: self.free,
             prefix: self.prefix.clone(),
-            input: self.input_bound(bytes as u64),
+            input: self.with_summary(self.input_bound(bytes as u64), most),
             output: OutputBounds::of(most, self.was_cut),
         };
         // Reasons are shown by the future beside the one that waits.
@@ -275,6 +299,15 @@ impl Caller {
                     reporter.event(EventBody::Activity(format!("waits: {reason}"))).await?;
                 }
             }
+        }
+    }
+
+    /// What input may cost, in tokens, where the provider may make the conversation shorter first: the prompt is read
+    /// twice then, and a summary is written, whose tokens cost five of input.
+    fn with_summary(&self, input: u64, most: NonZeroU32) -> u64 {
+        match self.compact_at {
+            Some(at) if input >= at => input.saturating_mul(2).saturating_add(5 * u64::from(most.get())),
+            Some(_) | None => input,
         }
     }
 
