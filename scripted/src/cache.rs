@@ -56,6 +56,12 @@ pub(crate) fn prompt_tokens(request: &Request) -> u64 {
         .sum()
 }
 
+/// The tokens of what stays before a summary of the conversation.
+pub(crate) fn head_tokens(request: &Request) -> u64 {
+    let head = request.segments.iter().take(request.head);
+    head.map(|segment| tokens(segment.content.len())).sum()
+}
+
 /// The digest of a prefix, with everything that separates caches: organisation and model.
 type Prefix = [u8; 32];
 

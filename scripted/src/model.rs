@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use serde_json::Value;
 
-use crate::cache::{Accounting, CallUsage, PromptCache, drawn, prompt_tokens, tokens};
+use crate::cache::{Accounting, CallUsage, PromptCache, drawn, head_tokens, prompt_tokens, tokens};
 use crate::dialect::{Dialect, Message};
 use crate::ollama;
 use crate::request::{Endpoint, Request};
@@ -214,7 +214,7 @@ impl Model {
             };
             // The answer follows from the tools, the system prompt and the summary.
             accounting.usage = CallUsage {
-                input: request.head + tokens(SUMMARY.len()),
+                input: head_tokens(request) + tokens(SUMMARY.len()),
                 ..CallUsage::default()
             };
             cost

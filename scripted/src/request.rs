@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::cache::tokens;
 use crate::script::ApiError;
 
 /// The endpoint a request came to; counting tokens needs no `max_tokens`.
@@ -84,8 +83,8 @@ pub(crate) struct Request {
     pub(crate) wants_counts: bool,
     /// Tokens from which on the conversation is made shorter first.
     pub(crate) compact_at: Option<u64>,
-    /// Tokens of what stays before a summary: tools and the system prompt.
-    pub(crate) head: u64,
+    /// How many segments stay before a summary: tools and the system prompt.
+    pub(crate) head: usize,
     /// `None`: what the model has.
     pub(crate) room: Option<Room>,
 }
@@ -153,7 +152,7 @@ pub(crate) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiErro
         prompt: reader.prompt,
         tools: reader.tools,
         compact_at: compact_at(body, model)?,
-        head: tokens_of(&reader.segments[..reader.head]),
+        head: reader.head,
         segments: reader.segments,
         wants_thoughts: true,
         ..Request::default()
@@ -188,10 +187,6 @@ fn compact_at(body: &Map<String, Value>, model: &str) -> Result<Option<u64>, Api
             "context_management.edits.trigger: must be input_tokens, {LEAST_TRIGGER} at least"
         ))),
     }
-}
-
-fn tokens_of(segments: &[Segment]) -> u64 {
-    segments.iter().map(|segment| tokens(segment.content.len())).sum()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
