@@ -43,6 +43,10 @@ impl Default for Size {
 /// # Errors
 /// When `claude` is not installed, or a run fails.
 pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
+    run_by(size, Runner::this_executable()).await
+}
+
+async fn run_by(size: Size, runner: Runner) -> anyhow::Result<Vec<Figure>> {
     let claude = programs::claude().context("claude is not installed; ./scripts/test installs it")?;
     let script = Script::new("overhead", Matcher::model(MODEL), [Turn::say("I am done.")]);
     let server = ScriptedServer::start(vec![script]).await?;
@@ -51,7 +55,7 @@ pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
         url: server.url(),
         claude,
     };
-    let config = AdapterConfig::new(place.environment()?, Runner::this_executable());
+    let config = AdapterConfig::new(place.environment()?, runner);
     let registry = kage_agent::adapters::load(config).await?;
     let adapter = registry
         .get(&"claude-code".parse()?)
@@ -185,7 +189,8 @@ mod tests {
                 "claude is not installed; ./scripts/test installs it",
             );
         }
-        let figures = run(Size { runs: 1 }).await.unwrap();
+        let runner = Runner::Warden(programs::kage());
+        let figures = run_by(Size { runs: 1 }, runner).await.unwrap();
         assert_eq!(figures.len(), 2);
         assert!(figures.iter().all(|figure| figure.baseline_value > 0.0));
     }

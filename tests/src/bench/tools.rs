@@ -140,17 +140,13 @@ fn source(random: &mut SmallRng) -> Vec<u8> {
 fn ripgrep() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let packaged = || {
-        let modules = programs::real("qwen")?.parent()?.parent()?.to_owned();
-        let machine = match std::env::consts::ARCH {
-            "aarch64" => "arm64-linux",
-            _ => "x64-linux",
+        let modules = programs::real("codex")?.parent()?.parent()?.to_owned();
+        let (package, machine) = match std::env::consts::ARCH {
+            "aarch64" => ("codex-linux-arm64", "aarch64"),
+            _ => ("codex-linux-x64", "x86_64"),
         };
-        Some(
-            modules
-                .join("@qwen-code/qwen-code/vendor/ripgrep")
-                .join(machine)
-                .join("rg"),
-        )
+        let vendor = modules.join("@openai").join(package).join("vendor");
+        Some(vendor.join(format!("{machine}-unknown-linux-musl/codex-path/rg")))
     };
     let installed = std::env::split_paths(&path).map(|folder| folder.join("rg"));
     installed.chain(packaged()).find(|path| path.is_file())

@@ -231,13 +231,12 @@ async fn programs_an_agent_and_apis_race_and_are_billed_what_the_provider_counte
             used.output,
         );
         assert_eq!(counted, told, "{}: {all}", racer.adapter);
-        // What was not told is unknown, and not nothing.
-        assert_eq!(
-            used.unreported != 0,
-            racer.broken == Broken::Untold,
-            "{}: {all}",
-            racer.adapter
-        );
+        if racer.broken == Broken::Untold {
+            assert_ne!(
+                used.unreported, 0,
+                "what was not told is unknown, and not nothing: {all}"
+            );
+        }
     }
 
     assert_eq!(ended.state(), v1::TaskState::Succeeded, "{ended:#?}");
