@@ -250,13 +250,12 @@ fn manifests(config: &AdapterConfig) -> Result<Vec<Manifest>, LoadError> {
             users.push(agent.map_err(LoadError::Manifest)?);
         }
     }
-    let mut manifests = Vec::new();
-    for (name, text) in BUILTIN {
-        let manifest = Manifest::parse(text, name.as_ref()).map_err(LoadError::Manifest)?;
-        if users.iter().all(|own| own.name != manifest.name) {
-            manifests.push(manifest);
-        }
+    let shipped = BUILTIN.iter().map(|(name, text)| Manifest::parse(text, name.as_ref()));
+    let mut manifests: Vec<Manifest> = shipped.collect::<Result<_, _>>().map_err(LoadError::Manifest)?;
+    for own in &mut users {
+        manifests.iter().for_each(|shipped| own.with_rules_of(shipped));
     }
+    manifests.retain(|shipped| users.iter().all(|own| own.name != shipped.name));
     manifests.extend(users);
     Ok(manifests)
 }

@@ -27,7 +27,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::metered::{GatewayPass, MeteredProvider, OwnCount};
+use crate::adapters::metered::{AskedWait, GatewayPass, MeteredProvider, OwnCount};
 use crate::calls::Calls;
 
 mod dialect;
@@ -139,6 +139,7 @@ impl Gateway {
             refusing: refused,
             enough: CancellationToken::new(),
             own_count: OwnCount::default(),
+            asked_wait: AskedWait::default(),
         };
         Ok(Self {
             listener,
@@ -200,6 +201,7 @@ impl Gateway {
             told,
             refusing: self.refusing,
             enough: enough.clone(),
+            asked_wait: self.pass.asked_wait,
             closing: closing.clone(),
             kept: Mutex::default(),
         });

@@ -476,7 +476,11 @@ fn prompt_behind_dashes(arguments: &[OsString]) -> Option<Vec<OsString>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use clap::CommandFactory as _;
+    use kage_agent::adapters::AdapterConfig;
+    use kage_agent::process::{AgentEnvironment, Runner};
 
     use super::*;
 
@@ -584,11 +588,29 @@ mod tests {
         lines.map(words).collect()
     }
 
+    /// Every recipe is for an adapter that there is, and every adapter that comes with the program has one.
+    #[test]
+    fn there_is_a_recipe_for_every_adapter() {
+        let environment = AgentEnvironment::new(BTreeMap::new());
+        let config = AdapterConfig::new(environment, Runner::default());
+        let described = kage_agent::adapters::described(&config).unwrap();
+        let there_are: BTreeSet<String> = described.iter().map(|adapter| adapter.name.to_string()).collect();
+        let mut recipes = BTreeSet::new();
+        for command in commands(include_str!("../../docs/adapters.md")) {
+            for words in command.windows(2).filter(|words| words[0] == "--with") {
+                let name = words[1].split(':').next().unwrap();
+                recipes.insert(name.to_owned());
+            }
+        }
+        assert_eq!(recipes, there_are);
+    }
+
     #[test]
     fn every_command_of_the_documents_can_be_typed() {
         let mut found = 0;
         for document in [
             include_str!("../../README.md"),
+            include_str!("../../docs/adapters.md"),
             include_str!("../../docs/machines.md"),
             include_str!("../../docs/operations.md"),
         ] {

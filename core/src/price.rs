@@ -59,6 +59,8 @@ pub struct PriceRow {
     pub context_window: Option<u64>,
     /// The most output tokens of one answer, including thinking.
     pub max_output: Option<u64>,
+    /// True when the provider makes a conversation of this model shorter where a request asks for that.
+    pub compacts: bool,
     /// How a request may ask the model to think.
     pub thinking: Option<Thinking>,
     /// Levels of effort that a request may ask for, least first; empty: the model has no such

@@ -28,6 +28,25 @@ pub(crate) fn tokens(bytes: usize) -> u64 {
     bytes.div_ceil(4) as u64
 }
 
+/// Counts of the same classes that nobody can compute from request and answer, as those of real providers.
+pub(crate) fn drawn(seed: u64, number: u64, from: CallUsage) -> CallUsage {
+    let digest = Sha256::new()
+        .chain_update(seed.to_le_bytes())
+        .chain_update(number.to_le_bytes())
+        .finalize();
+    // Small enough that programs do not think that their window is full.
+    let draw = |class: usize| 1 + u64::from(u16::from_le_bytes([digest[2 * class], digest[2 * class + 1]]) % 8192);
+    let of = |class, count: u64| if count == 0 { 0 } else { draw(class) };
+    CallUsage {
+        input: draw(0),
+        cache_write_5m: of(1, from.cache_write_5m),
+        cache_write_1h: of(2, from.cache_write_1h),
+        cache_read: of(3, from.cache_read),
+        output: draw(4),
+        reasoning: 0,
+    }
+}
+
 /// The tokens of the whole prompt, cached ones included.
 pub(crate) fn prompt_tokens(request: &Request) -> u64 {
     request
@@ -35,6 +54,12 @@ pub(crate) fn prompt_tokens(request: &Request) -> u64 {
         .iter()
         .map(|segment| tokens(segment.content.len()))
         .sum()
+}
+
+/// The tokens of what stays before a summary of the conversation.
+pub(crate) fn head_tokens(request: &Request) -> u64 {
+    let head = request.segments.iter().take(request.head);
+    head.map(|segment| tokens(segment.content.len())).sum()
 }
 
 /// The digest of a prefix, with everything that separates caches: organisation and model.

@@ -144,6 +144,14 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    /// The same after a summary of the conversation that cost so much. Only Messages have one.
+    pub(crate) fn after_summary(self, summary: &str, cost: CallUsage) -> Self {
+        match self {
+            Self::Messages(message) => Self::Messages(message.after_summary(summary, cost)),
+            other @ (Self::Responses(_) | Self::Gemini(_) | Self::Chat(..) | Self::Ollama(_)) => other,
+        }
+    }
+
     /// What the call costs in all.
     pub(crate) fn usage(&self) -> CallUsage {
         match self {

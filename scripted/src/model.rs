@@ -8,11 +8,16 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use serde_json::Value;
 
-use crate::cache::{Accounting, CallUsage, PromptCache, prompt_tokens};
+use crate::cache::{Accounting, CallUsage, PromptCache, drawn, head_tokens, prompt_tokens, tokens};
 use crate::dialect::{Dialect, Message};
 use crate::ollama;
 use crate::request::{Endpoint, Request};
 use crate::script::{ApiError, Block, Fault, Script};
+
+/// The word in `anthropic-beta` without which no conversation is made shorter.
+const COMPACTION: &str = "compact-2026-01-12";
+/// What the model says of a conversation that is made shorter.
+const SUMMARY: &str = "Summary: the task is under way, and files were read.";
 
 /// A request as it came, and what it was answered.
 #[derive(Debug, Clone)]
@@ -47,6 +52,8 @@ pub(crate) struct Model {
     /// Faults used up, by script and turn.
     met: HashMap<(usize, usize), usize>,
     cache: PromptCache,
+    /// The seed of counts, where they are drawn.
+    drawn: Option<u64>,
     requests: Vec<Recorded>,
 }
 
@@ -70,6 +77,7 @@ pub(crate) enum Plan {
 pub(crate) enum End {
     Whole,
     CutAfter(usize),
+    CutBeforeLast,
     ErrorAfter(usize, ApiError),
 }
 
@@ -83,6 +91,11 @@ impl Model {
 
     pub(crate) fn add(&mut self, script: Script) {
         self.scripts.push(script);
+    }
+
+    /// Draws all counts from now on.
+    pub(crate) fn draw_counts(&mut self, seed: u64) {
+        self.drawn = Some(seed);
     }
 
     /// Every request so far, in the order of arrival.
@@ -112,6 +125,11 @@ impl Model {
             .authorize(&headers)
             .and_then(|key| Ok((key, endpoint.parse(&path, &json)?)))
             .and_then(|(key, request)| {
+                let beta = headers.get("anthropic-beta").and_then(|value| value.to_str().ok());
+                let listed = beta.is_some_and(|list| list.split(',').any(|item| item.trim() == COMPACTION));
+                if request.compact_at.is_some() && !listed {
+                    return Err(ApiError::invalid("context_management: Extra inputs are not permitted"));
+                }
                 if endpoint.counts() {
                     return Ok(Plan::Count(prompt_tokens(&request)));
                 }
@@ -126,7 +144,7 @@ impl Model {
             Plan::Count(count) => Answer::Count(*count),
             Plan::Reply { message, end, .. } => match end {
                 End::Whole => Answer::Reply(message.usage()),
-                End::CutAfter(_) | End::ErrorAfter(..) => Answer::Broken(message.usage()),
+                End::CutAfter(_) | End::CutBeforeLast | End::ErrorAfter(..) => Answer::Broken(message.usage()),
             },
         };
         self.requests.push(Recorded {
@@ -170,6 +188,7 @@ impl Model {
             Some(Fault::ErrorEvent { error, .. }) if !request.stream => return Ok(Plan::Error(error.clone())),
             Some(Fault::ErrorEvent { after_events, error }) => End::ErrorAfter(*after_events, error.clone()),
             Some(Fault::Cut { after_events }) => End::CutAfter(*after_events),
+            Some(Fault::CutBeforeLast) => End::CutBeforeLast,
         };
         for block in &turn.reply.blocks {
             if let Block::ToolUse { name, .. } = block
@@ -185,8 +204,27 @@ impl Model {
         if let Some(room) = request.room {
             accounting.usage.input = ollama::fitted(accounting.usage.input, room)?;
         }
+        if let Some(seed) = self.drawn {
+            accounting.usage = drawn(seed, number, accounting.usage);
+        }
+        let shortened = request.compact_at.filter(|at| prompt_tokens(request) >= *at).map(|_| {
+            let cost = CallUsage {
+                output: tokens(SUMMARY.len()),
+                ..accounting.usage
+            };
+            // The answer follows from the tools, the system prompt and the summary.
+            accounting.usage = CallUsage {
+                input: head_tokens(request) + tokens(SUMMARY.len()),
+                ..CallUsage::default()
+            };
+            cost
+        });
+        let mut message = dialect.message(number, request, &turn.reply, accounting.usage);
+        if let Some(cost) = shortened {
+            message = message.after_summary(SUMMARY, cost);
+        }
         Ok(Plan::Reply {
-            message: Box::new(dialect.message(number, request, &turn.reply, accounting.usage)),
+            message: Box::new(message),
             accounting,
             delay: turn.reply.delay,
             pace: turn.reply.pace,

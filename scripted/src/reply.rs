@@ -16,6 +16,8 @@ pub(crate) struct Message {
     blocks: Vec<Value>,
     stop_reason: String,
     usage: CallUsage,
+    /// What a summary of the conversation cost, which was made before the answer.
+    compacted: Option<CallUsage>,
 }
 
 impl Message {
@@ -51,12 +53,47 @@ impl Message {
             blocks,
             stop_reason,
             usage,
+            compacted: None,
         }
+    }
+
+    /// The same after a summary of the conversation that cost so much.
+    pub(crate) fn after_summary(mut self, summary: &str, cost: CallUsage) -> Self {
+        self.blocks.insert(0, json!({"type": "compaction", "content": summary}));
+        self.compacted = Some(cost);
+        self
+    }
+
+    /// The counts of each part of the answer.
+    fn iterations(&self) -> Value {
+        let part = |kind, usage: CallUsage| {
+            json!({
+                "type": kind,
+                "input_tokens": usage.input,
+                "cache_creation_input_tokens": usage.cache_write_5m + usage.cache_write_1h,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": usage.cache_write_5m,
+                    "ephemeral_1h_input_tokens": usage.cache_write_1h,
+                },
+                "cache_read_input_tokens": usage.cache_read,
+                "output_tokens": usage.output,
+            })
+        };
+        let summary = self.compacted.map(|cost| part("compaction", cost));
+        summary.into_iter().chain([part("message", self.usage)]).collect()
     }
 
     /// What the call costs in all.
     pub(crate) fn usage(&self) -> CallUsage {
-        self.usage
+        let summary = self.compacted.unwrap_or_default();
+        CallUsage {
+            input: self.usage.input + summary.input,
+            cache_write_5m: self.usage.cache_write_5m + summary.cache_write_5m,
+            cache_write_1h: self.usage.cache_write_1h + summary.cache_write_1h,
+            cache_read: self.usage.cache_read + summary.cache_read,
+            output: self.usage.output + summary.output,
+            reasoning: self.usage.reasoning + summary.reasoning,
+        }
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -78,11 +115,13 @@ impl Message {
 
     /// The body of a response without streaming.
     pub(crate) fn body(&self) -> Value {
-        self.envelope(
+        let mut whole = self.envelope(
             Value::from(self.blocks.as_slice()),
             Value::from(self.stop_reason.as_str()),
             self.usage.output,
-        )
+        );
+        whole["usage"]["iterations"] = self.iterations();
+        whole
     }
 
     /// The events of a streamed response, in order, ready to be sent.
@@ -118,6 +157,7 @@ impl Message {
                 "usage": {
                     "output_tokens": self.usage.output,
                     "output_tokens_details": {"thinking_tokens": self.usage.reasoning},
+                    "iterations": self.iterations(),
                 },
             }),
         ));
@@ -191,6 +231,11 @@ fn unfold(block: &Value) -> (Value, Vec<Value>) {
                 deltas.collect(),
             )
         }
+        // The summary comes at once.
+        Some("compaction") => (
+            json!({"type": "compaction", "content": null}),
+            vec![json!({"type": "compaction_delta", "content": block["content"]})],
+        ),
         Some(_) | None => {
             let deltas = pieces(text_of("text")).map(|piece| json!({"type": "text_delta", "text": piece}));
             (json!({"type": "text", "text": ""}), deltas.collect())

@@ -81,6 +81,10 @@ pub(crate) struct Request {
     pub(crate) wants_thoughts: bool,
     /// Whether a stream of chat completions ends with counts of tokens.
     pub(crate) wants_counts: bool,
+    /// Tokens from which on the conversation is made shorter first.
+    pub(crate) compact_at: Option<u64>,
+    /// How many segments stay before a summary: tools and the system prompt.
+    pub(crate) head: usize,
     /// `None`: what the model has.
     pub(crate) room: Option<Room>,
 }
@@ -132,6 +136,7 @@ pub(crate) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiErro
     for block in blocks("system", body.get("system"))? {
         reader.system(&block)?;
     }
+    reader.head = reader.segments.len();
     reader.messages(array("messages", body.get("messages"))?)?;
     // The automatic breakpoint: on the last block.
     if let Some(ttl) = cache_control("cache_control", body)?
@@ -146,10 +151,42 @@ pub(crate) fn parse(body: &Value, endpoint: Endpoint) -> Result<Request, ApiErro
         turn: reader.turn,
         prompt: reader.prompt,
         tools: reader.tools,
+        compact_at: compact_at(body, model)?,
+        head: reader.head,
         segments: reader.segments,
         wants_thoughts: true,
         ..Request::default()
     })
+}
+
+/// Models that the page on compaction names.
+const COMPACTED: [&str; 3] = ["claude-opus-4-7", "claude-opus-4-6", "claude-sonnet-4-6"];
+const USUAL_TRIGGER: u64 = 150_000;
+const LEAST_TRIGGER: u64 = 50_000;
+
+/// Where the request has its conversation made shorter.
+fn compact_at(body: &Map<String, Value>, model: &str) -> Result<Option<u64>, ApiError> {
+    let edits = body
+        .get("context_management")
+        .and_then(|management| management.get("edits"));
+    let edits = array("context_management.edits", edits)?;
+    let Some(edit) = edits.iter().find(|edit| edit["type"] == "compact_20260112") else {
+        return Ok(None);
+    };
+    if !COMPACTED.contains(&model) {
+        return Err(ApiError::invalid(format!(
+            "context_management.edits: compaction is not supported on {model}"
+        )));
+    }
+    let Some(trigger) = edit.get("trigger") else {
+        return Ok(Some(USUAL_TRIGGER));
+    };
+    match (trigger["type"].as_str(), trigger["value"].as_u64()) {
+        (Some("input_tokens"), Some(value)) if value >= LEAST_TRIGGER => Ok(Some(value)),
+        _ => Err(ApiError::invalid(format!(
+            "context_management.edits.trigger: must be input_tokens, {LEAST_TRIGGER} at least"
+        ))),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +204,8 @@ struct Reader {
     tool_calls: HashSet<String>,
     /// Calls of the last assistant message, not answered yet.
     unanswered: Vec<String>,
+    /// How many segments come before the messages.
+    head: usize,
 }
 
 impl Reader {
@@ -299,6 +338,12 @@ impl Reader {
                     }
                 }
                 "redacted_thinking" => {}
+                // What is before a summary is not read; one that failed changes nothing.
+                "compaction" if block.get("content") == Some(&Value::Null) => continue,
+                "compaction" => {
+                    string(&format!("{at}.content"), block.get("content"))?;
+                    self.segments.truncate(self.head);
+                }
                 other => {
                     return Err(ApiError::invalid(format!(
                         "{at}: block of type \"{other}\" in an assistant message"

@@ -196,6 +196,8 @@ pub enum Fault {
         /// Events that are sent before the cut.
         after_events: usize,
     },
+    /// As `Cut`, when only the last event is missing: where that one has no counts, everything was told.
+    CutBeforeLast,
     /// Status 200 and the turn's reply, but after so many events an `error` event ends the stream
     /// (without streaming: the error response).
     ErrorEvent {

@@ -72,6 +72,12 @@ impl ScriptedServer {
         lock(&self.model).add(script);
     }
 
+    /// Draws all counts from now on, instead of making them of the lengths of texts: whoever tells the same
+    /// counts has read them.
+    pub fn draw_counts(&self, seed: u64) {
+        lock(&self.model).draw_counts(seed);
+    }
+
     /// Every request so far, in the order of arrival.
     #[must_use]
     pub fn requests(&self) -> Vec<Recorded> {
@@ -160,7 +166,7 @@ async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Bo
                 let body = Bytes::from(message.body().to_string());
                 let frames = match end {
                     End::Whole | End::ErrorAfter(..) => vec![Ok(body)],
-                    End::CutAfter(_) => vec![Ok(body.slice(..body.len() / 2)), Err(cut())],
+                    End::CutAfter(_) | End::CutBeforeLast => vec![Ok(body.slice(..body.len() / 2)), Err(cut())],
                 };
                 respond(StatusCode::OK, number, JSON, paced(frames, Duration::ZERO))
             }
@@ -182,6 +188,10 @@ fn frames(dialect: Dialect, events: Vec<Bytes>, end: End) -> Vec<io::Result<Byte
         End::Whole => {}
         End::CutAfter(count) => {
             frames.truncate(count);
+            frames.push(Err(cut()));
+        }
+        End::CutBeforeLast => {
+            frames.pop();
             frames.push(Err(cut()));
         }
         End::ErrorAfter(count, error) => {

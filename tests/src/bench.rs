@@ -12,15 +12,18 @@ pub mod medium;
 pub mod tree;
 pub mod usage;
 
+pub mod adapter_overhead;
 pub mod checkpoint;
 pub mod contain;
 pub mod context;
 pub mod context_split;
 pub mod dispatch;
 pub mod idle;
+pub mod output;
 pub mod recovery;
 pub mod restore;
 pub mod stream;
 pub mod task;
+pub mod tools;
 pub mod workspace;
 pub mod neighbour;

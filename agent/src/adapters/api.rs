@@ -200,11 +200,15 @@ impl ApiAdapter {
         let mut system = vec![system(input.folder.as_ref())];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
         let tool_definitions = (wire.tools)(&tools::definitions());
-        let caller = Caller {
+        let mut caller = Caller {
             calls: input.calls,
             prefix: Some(prefix(wire.name, &tool_definitions, &system)),
+            compact_at: asked.compact_at,
             ..self.caller(&asked.model, input.limits.idle)
         };
+        if let Some((name, value)) = (wire.beta)(&asked) {
+            caller.with_beta(name, value);
+        }
         Ok(Session {
             name: self.instance.name.clone(),
             task: input.task.to_string(),
@@ -252,6 +256,7 @@ impl ApiAdapter {
             seller: self.instance.seller(&self.base_url),
             model: model.to_owned(),
             context: self.instance.settings.context,
+            compact_at: None,
             before: None,
             idle,
             rules: self.calls,
@@ -277,13 +282,10 @@ impl ApiAdapter {
                 format!("{name} has no model of its own: name one, as {name}:MODEL, or in [adapter.{name}] models");
             return Err(Failure::new(FailureKind::InvalidRequest, text));
         };
-        let (asked, left_out) = asked::asked(
-            name.as_str(),
-            model.to_owned(),
-            settings,
-            &self.prices,
-            local_time().now,
-        )?;
+        let now = local_time().now;
+        let described = self.instance.described_as(&self.base_url, model);
+        let row = described.iter().find_map(|name| self.prices.find(name, now));
+        let (asked, left_out) = asked::asked(name.as_str(), model.to_owned(), settings, row)?;
         if let Some(warning) = left_out {
             // A closed reporter stops the session before its first call.
             let _closed = reporter.event(EventBody::Warning(warning)).await;

@@ -2,10 +2,12 @@
 //! place and count ([`crate::gateway`]), and what its program gets instead of the key. It owns the data alone.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kage_core::call::AccountName;
 use kage_core::failure::Failure;
 use kage_core::id::AdapterName;
+use kage_core::time::Timestamp;
 use kage_core::usage::{PicoUsd, Usage};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -62,6 +64,31 @@ pub struct GatewayPass {
     /// Cancelled when a program that is refused its calls goes on and on.
     pub enough: CancellationToken,
     pub own_count: OwnCount,
+    pub asked_wait: AskedWait,
+}
+
+/// How long the provider asked to wait when it last refused a call. Programs that give up at once do not pass it
+/// on.
+#[derive(Debug, Clone, Default)]
+pub struct AskedWait(Arc<Mutex<Option<(Timestamp, Duration)>>>);
+
+impl AskedWait {
+    /// A call was refused `now`, with a wait or without one.
+    pub fn refused(&self, wait: Option<Duration>, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wait.map(|wait| (now, wait));
+    }
+
+    /// A call was answered: there is nothing to wait for.
+    pub fn answered(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// What is left of the wait.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> Option<Duration> {
+        let asked = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.map(|(since, wait)| wait.saturating_sub(now.since(since)))
+    }
 }
 
 /// What a program counted itself, beside the gateway.

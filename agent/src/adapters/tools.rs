@@ -5,6 +5,7 @@
 //! inside the agent; the shell is not confined by this crate.
 
 mod files;
+mod ignored;
 pub(in crate::adapters) mod image;
 mod list;
 mod patch;
@@ -242,7 +243,7 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
         ),
         tool(
             "list",
-            "Lists a folder. Folders end with '/', symbolic links show where they point.",
+            "Lists a folder, without what git ignores. Folders end with '/', symbolic links show where they point.",
             json!({
                 "path": path(),
                 "depth": {"type": "integer", "description": "Levels of folders to go down; 1 unless said."},
@@ -251,7 +252,7 @@ pub(crate) fn definitions() -> Vec<ToolDefinition> {
         ),
         tool(
             "search",
-            "Searches the text files below a path, line by line.",
+            "Searches the text files below a path, line by line, without what git ignores unless the path names it.",
             json!({
                 "pattern": {"type": "string", "description": "A literal text, or a regular expression when regex is true."},
                 "path": path(),

@@ -30,7 +30,7 @@ use super::sums::{Metered, Sums};
 use super::{GatewayLimits, GatewayTold, body};
 use crate::adapters::api::Counting;
 use crate::adapters::local_time;
-use crate::adapters::metered::{MeteredProvider, MeteredWire};
+use crate::adapters::metered::{AskedWait, MeteredProvider, MeteredWire};
 use crate::calls::{Calls, asked_wait, told};
 
 /// The most fields of a request.
@@ -65,6 +65,7 @@ pub(super) struct Shared {
     pub(super) told: mpsc::Sender<GatewayTold>,
     pub(super) refusing: watch::Sender<Option<Failure>>,
     pub(super) enough: CancellationToken,
+    pub(super) asked_wait: AskedWait,
     pub(super) closing: CancellationToken,
     pub(super) kept: Mutex<Kept>,
 }
@@ -302,12 +303,14 @@ async fn call(wire: MeteredWire, mut onward: Onward, shared: &Arc<Shared>) -> Re
     if !head.status.is_success() {
         rates.retry_after = asked_wait(&head.headers, now);
         shared.refused();
+        shared.asked_wait.refused(rates.retry_after, now);
         granted.release(&rates);
         return Response::from_parts(head, response.boxed_unsync());
     }
     // With a length nobody would read on to the end, at which the whole of an answer is counted.
     head.headers.remove(CONTENT_LENGTH);
     granted.started(rates.clone());
+    shared.asked_wait.answered();
     let request = ["request-id", "x-request-id"]
         .iter()
         .find_map(|name| head.headers.get(*name));

@@ -99,6 +99,8 @@ struct RowFile {
     min_cacheable: Option<u64>,
     context_window: Option<u64>,
     max_output: Option<u64>,
+    #[serde(default)]
+    compacts: bool,
     thinking: Option<Thinking>,
     efforts: Option<Vec<Effort>>,
     long_context: Option<u64>,
@@ -166,6 +168,7 @@ impl RowFile {
             min_cacheable: self.min_cacheable,
             context_window: self.context_window,
             max_output: self.max_output,
+            compacts: self.compacts,
             thinking: self.thinking,
             efforts: self.efforts,
             long_context: self.long_context,

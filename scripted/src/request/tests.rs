@@ -130,3 +130,38 @@ fn a_note_of_the_system_between_turns_takes_no_turn() {
     body["messages"].as_array_mut().unwrap().insert(1, note);
     assert_eq!(parse(&body, Endpoint::Messages).unwrap().turn, 1);
 }
+
+#[test]
+fn a_conversation_is_made_shorter_for_models_that_have_that_and_not_too_early() {
+    let asks = |model: &str, edit: Value| {
+        let mut body = conversation();
+        body["model"] = json!(model);
+        body["context_management"] = json!({ "edits": [edit] });
+        parse(&body, Endpoint::Messages).map(|request| request.compact_at)
+    };
+    let at = |value: u64| json!({"type": "compact_20260112", "trigger": {"type": "input_tokens", "value": value}});
+    let model = "claude-sonnet-4-6";
+    assert_eq!(asks(model, at(50_000)).unwrap(), Some(50_000));
+    assert_eq!(asks(model, json!({"type": "compact_20260112"})).unwrap(), Some(150_000));
+    assert_eq!(asks("m", json!({"type": "clear_tool_uses_20250919"})).unwrap(), None);
+    assert!(asks(model, at(49_999)).unwrap_err().message.contains("trigger"));
+    assert!(asks("m", at(50_000)).unwrap_err().message.contains("not supported"));
+
+    // What is before a summary is left out; one that failed changes nothing.
+    let with = |content: Value| {
+        let mut body = conversation();
+        let said = body["messages"][1]["content"].as_array_mut().unwrap();
+        said.insert(0, json!({"type": "compaction", "content": content}));
+        parse(&body, Endpoint::Messages)
+    };
+    assert_eq!(with(json!("so far")).unwrap().segments.len(), 9);
+    assert_eq!(with(json!(null)).unwrap().segments.len(), 9);
+    assert!(
+        !with(json!("so far"))
+            .unwrap()
+            .segments
+            .iter()
+            .any(|it| it.content.contains("do it"))
+    );
+    assert!(with(json!("")).is_err());
+}

@@ -91,6 +91,37 @@ async fn a_cut_stream_breaks_off_and_the_repeated_call_is_answered() {
 }
 
 #[tokio::test]
+async fn drawn_counts_are_told_as_they_are_recorded_also_by_an_answer_that_breaks_off() {
+    let server = server([Turn::say("x").after(Fault::CutBeforeLast)]).await;
+    let mut told = Vec::new();
+    for seed in [1, 2, 2] {
+        server.draw_counts(seed);
+        let mut response = ask(&server, &body(opening(), true)).await;
+        let mut text = Vec::new();
+        while let Ok(Some(chunk)) = response.chunk().await {
+            text.extend(chunk);
+        }
+        let text = String::from_utf8(text).unwrap();
+        let delta = text.lines().find(|line| line.contains("\"message_delta\"")).unwrap();
+        let delta: Value = serde_json::from_str(delta.strip_prefix("data: ").unwrap()).unwrap();
+        let start = text.lines().find(|line| line.contains("\"message_start\"")).unwrap();
+        let start: Value = serde_json::from_str(start.strip_prefix("data: ").unwrap()).unwrap();
+        told.push((
+            start["message"]["usage"]["input_tokens"].as_u64().unwrap(),
+            delta["usage"]["output_tokens"].as_u64().unwrap(),
+            text.contains("message_stop"),
+        ));
+    }
+    let recorded = server.requests_of("s").into_iter().map(|request| match request.answer {
+        Answer::Reply(usage) => (usage.input, usage.output, true),
+        Answer::Broken(usage) => (usage.input, usage.output, false),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(told, recorded.collect::<Vec<_>>());
+    assert!(told[0] != told[1] && told[1] != told[2], "{told:?}");
+}
+
+#[tokio::test]
 async fn an_error_event_ends_a_stream() {
     let error = ApiError::new(529, "overloaded_error", "Overloaded");
     let fault = Fault::ErrorEvent { after_events: 2, error };

@@ -31,6 +31,16 @@ pub type Edit = Vec<(PathBuf, Vec<u8>)>;
 impl Tree {
     /// Writes `files` files below `top`. The same seed makes the same files.
     pub fn generate(top: &Path, files: usize, seed: u64) -> anyhow::Result<Self> {
+        Self::generate_as(top, files, seed, content)
+    }
+
+    /// The same with files of another content.
+    pub fn generate_as(
+        top: &Path,
+        files: usize,
+        seed: u64,
+        content: fn(&mut SmallRng) -> Vec<u8>,
+    ) -> anyhow::Result<Self> {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut paths = Vec::with_capacity(files);
         for number in 0..files {

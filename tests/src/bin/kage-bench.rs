@@ -14,8 +14,8 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    baseline, checkpoint, contain, context, context_split, dispatch, idle, neighbour, recovery, restore, stream, task,
-    workspace,
+    adapter_overhead, baseline, checkpoint, contain, context, context_split, dispatch, idle, neighbour, output,
+    recovery, restore, stream, task, tools, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,12 @@ enum Bench {
     CheckoutNeighbour,
     /// What a box adds to the start of a program, and to a build.
     Contain,
+    /// What an agent adds to a run of the real `claude`, beside its workspace.
+    AdapterOverhead,
+    /// A program that prints 1 GiB: the agent's memory, and MiB per second.
+    Output,
+    /// Reading, editing and searching in a large tree by the tools of API sessions.
+    Tools,
 }
 
 impl Bench {
@@ -90,6 +96,9 @@ impl Bench {
             Self::Workspace => workspace::run(workspace::Size::default()).await,
             Self::CheckoutNeighbour => neighbour::run(neighbour::Size::default()).await,
             Self::Contain => contain::run(contain::Size::default()).await,
+            Self::AdapterOverhead => adapter_overhead::run(adapter_overhead::Size::default()).await,
+            Self::Output => output::run(output::Size::default()).await,
+            Self::Tools => tools::run(tools::Size::default()).await,
         }
     }
 
@@ -105,7 +114,10 @@ impl Bench {
             | Self::Fleet
             | Self::Checkpoint
             | Self::Restore
-            | Self::Contain => vec![Medium::Here],
+            | Self::Contain
+            | Self::AdapterOverhead
+            | Self::Output
+            | Self::Tools => vec![Medium::Here],
         }
     }
 

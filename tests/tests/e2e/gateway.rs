@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kage_proto::convert::time::span;
+use kage_proto::convert::time::{span, time};
 use kage_proto::v1;
 use kage_scripted::{Answer, ApiError, Fault, Matcher, Script, ScriptedServer, Turn};
 use kage_tests::cluster::{AgentOptions, Cluster};
@@ -210,6 +210,37 @@ async fn answers_that_break_off_are_billed_as_far_as_they_were_told() {
         assert_eq!(input, expected, "{told}");
         assert!(output >= whole.1 && output <= whole.1 + broken.1, "{told}");
     }
+}
+
+/// `claude` gives up at once, and says of the wait nothing: its gateway has heard it.
+#[tokio::test]
+async fn claude_is_held_for_the_hour_that_its_provider_asks_for() {
+    let Some(claude) = programs::claude() else {
+        return programs::skip("gateway", "claude is not installed; ./scripts/test installs it");
+    };
+    let mut turn = Turn::say("It is never said.");
+    turn.faults = vec![Fault::rate_limited(Duration::from_secs(3600)); 40];
+    let server = ScriptedServer::start(vec![Script::new("claude", Matcher::any(), [turn])])
+        .await
+        .unwrap();
+    let mut cluster = Cluster::start().await;
+    let options = AgentOptions::named("agent")
+        .anthropic(&server.url())
+        .with_path_of(&claude);
+    cluster.add_agent(options).await;
+    let repo = cluster.sample();
+    let spec = task("make the test pass")
+        .on(&repo)
+        .session("claude", "claude-code", "claude-sonnet-5-5");
+    let id = cluster.create(spec.policy(|policy| policy.max_attempts = 1)).await;
+    let held = |task: &v1::Task| !session(task, "claude").incidents.is_empty();
+    let task = cluster.until(&id, "the session is held", held).await;
+    let incident = &session(&task, "claude").incidents[0];
+    assert_eq!(incident.action(), v1::RecoveryAction::HoldUntil, "{incident:#?}");
+    let [at, next] = [incident.at, incident.next_attempt_at].map(|at| time(at.unwrap()));
+    // Less what passed since the answer, and more by what keeps sessions apart.
+    let minutes = next.since(at).as_secs() / 60;
+    assert!((59..=61).contains(&minutes), "{incident:#?}");
 }
 
 /// A program of a person's own: it looks for the key, tries the provider itself, and asks the gateway.

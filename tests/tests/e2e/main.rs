@@ -39,6 +39,7 @@ mod namespaces;
 mod names;
 mod odd_files;
 mod places;
+mod race;
 mod readme;
 mod real_acp;
 mod real_clis;

@@ -273,6 +273,8 @@ fn raise(all: &mut Value, new: &Value) {
                 all.clone_from(new);
             }
         }
+        // Parts are added, and told again whole.
+        (Value::Array(all), Value::Array(new)) if new.len() >= all.len() => all.clone_from(new),
         // Another kind of value is nothing that is counted.
         (_, _) => {}
     }

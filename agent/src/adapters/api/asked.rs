@@ -4,13 +4,16 @@
 use std::num::NonZeroU32;
 
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::price::{Effort, PriceRow, PriceTable, Thinking};
-use kage_core::time::Timestamp;
+use kage_core::price::{Effort, PriceRow, Thinking};
 
 use crate::adapters::settings::ApiSettings;
 
 /// Tokens of an answer of a model that nothing is known of.
 const USUAL_OUTPUT: NonZeroU32 = const { NonZeroU32::new(32_000).unwrap() };
+
+/// The fewest tokens at which a provider makes a conversation shorter
+/// (platform.claude.com/docs/en/build-with-claude/compaction).
+const LEAST_COMPACTED: u64 = 50_000;
 
 /// Parameters of a model call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +25,15 @@ pub(super) struct Asked {
     pub(super) output_is_known: bool,
     pub(super) thinking: Option<Thinking>,
     pub(super) effort: Option<Effort>,
+    /// Tokens of a prompt from which on the provider is asked to make the conversation shorter first; `None`: it
+    /// does not do that.
+    pub(super) compact_at: Option<u64>,
     /// The tokens that prompt and answer have room in, where the server is told that.
     pub(super) context: Option<NonZeroU32>,
 }
 
-/// Chooses the parameters, and names the settings that the model does not support.
+/// Chooses the parameters, and names the settings that the model does not support. `row` describes the model,
+/// where it is known.
 ///
 /// # Errors
 /// When the settings do not allow the task's model, or need a feature that the model lacks.
@@ -34,8 +41,7 @@ pub(super) fn asked(
     adapter: &str,
     model: String,
     settings: &ApiSettings,
-    prices: &PriceTable,
-    now: Timestamp,
+    row: Option<&PriceRow>,
 ) -> Result<(Asked, Option<String>), Failure> {
     let refused = |text| Err(Failure::new(FailureKind::InvalidRequest, text));
     if let Some(models) = &settings.models
@@ -45,7 +51,6 @@ pub(super) fn asked(
             "this agent lets tasks use {models}, not {model} ([adapter.{adapter}] models)"
         ));
     }
-    let row = prices.find(&model, now);
     let gives = row.and_then(max_output);
     let max_output = match (settings.max_output_tokens, gives) {
         (Some(set), Some(gives)) => set.min(gives),
@@ -74,9 +79,16 @@ pub(super) fn asked(
         output_is_known: settings.max_output_tokens.or(gives).is_some(),
         thinking: row.and_then(|row| row.thinking),
         effort,
+        compact_at: row.and_then(compact_at),
         context: settings.context,
     };
     Ok((asked, left_out))
+}
+
+/// Where three quarters of the window are full: an answer has to fit, too.
+fn compact_at(row: &PriceRow) -> Option<u64> {
+    let window = row.context_window.filter(|_| row.compacts)?;
+    Some((window / 4 * 3).max(LEAST_COMPACTED))
 }
 
 fn max_output(row: &PriceRow) -> Option<NonZeroU32> {
@@ -86,12 +98,16 @@ fn max_output(row: &PriceRow) -> Option<NonZeroU32> {
 
 #[cfg(test)]
 mod tests {
+    use kage_core::price::PriceTable;
+    use kage_core::time::Timestamp;
+
     use super::*;
 
     fn ask(model: &str, settings: &str) -> Result<(Asked, Option<String>), Failure> {
         let settings = toml::from_str(settings).unwrap();
         let now = Timestamp::from_millis(1_790_000_000_000);
-        asked("claude-api", model.to_owned(), &settings, PriceTable::builtin(), now)
+        let row = PriceTable::builtin().find(model, now);
+        asked("claude-api", model.to_owned(), &settings, row)
     }
 
     #[test]

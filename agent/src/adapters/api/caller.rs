@@ -6,38 +6,29 @@ use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
-use kage_core::call::{AccountName, Ask, CallEnd, MAX_REQUEST_ID, OutputBounds, Prefix, RateTold, Spent};
-use kage_core::cause::causes;
-use kage_core::event::{EventBody, OutputStream};
-use kage_core::failure::{Failure, FailureKind};
+use kage_core::call::{AccountName, Ask, CallEnd, OutputBounds, Prefix, RateTold, Spent};
+use kage_core::event::EventBody;
+use kage_core::failure::FailureKind;
 use kage_core::id::AdapterName;
 use kage_core::usage::{PicoUsd, Usage};
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use tokio::time::Instant;
 
 use super::CallRules;
-use super::answer::{Answer, Draft, Earlier, MAX_ANSWER, Progress, Stop};
-use super::frames::{Frames, Opening, opening};
+use super::answer::{Answer, Draft, Earlier, Stop};
 use super::halt::{Halt, thawed};
-use super::wire::{Refusal, Wire};
-use crate::adapters::local_time;
+use super::wire::Wire;
 use crate::adapters::port::{Reporter, ReporterClosed};
-use crate::calls::{Calls, Granted, asked_wait, told};
+use crate::calls::{Calls, Granted};
 use crate::process::Control;
+use exchange::{Ended, Heard};
+
+mod exchange;
+
+pub(super) use exchange::network;
 
 /// The longest wait within a call. The task's recovery handles longer waits.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The longest back-off of our own choice.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// The most bytes of an error's body that are read.
-const ERROR_BODY: usize = 64 << 10;
-/// How long the next bytes of an error's body are waited for; its status says enough without them.
-const ERROR_WAIT: Duration = Duration::from_secs(10);
-/// The number of idle limits in a row in which pings alone are accepted. A model may think for
-/// longer than one limit without sending anything. But pings show only that the connection works,
-/// and they never end when the model behind it hangs.
-const PINGS: u32 = 3;
 /// How often a call is repeated that was answered by something else than a stream.
 const MAX_ODD: u32 = 1;
 const CONNECT: Duration = Duration::from_secs(20);
@@ -67,6 +58,8 @@ pub(super) struct Caller {
     pub(super) model: String,
     /// The room that is asked for.
     pub(super) context: Option<NonZeroU32>,
+    /// Tokens of a prompt from which on the provider makes the conversation shorter.
+    pub(super) compact_at: Option<u64>,
     /// The last call that was answered.
     pub(super) before: Option<Earlier>,
     /// True when calls cost nothing.
@@ -136,6 +129,28 @@ fn delay(asked: Option<Duration>, backoff: Duration, attempt: u32, random: f64) 
 }
 
 impl Caller {
+    /// Adds a value to a header that is a list.
+    pub(super) fn with_beta(&mut self, name: &str, value: &str) {
+        match self
+            .headers
+            .iter_mut()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+        {
+            Some((_, list)) => *list = format!("{list},{value}"),
+            None => self.headers.push((name.to_owned(), value.to_owned())),
+        }
+    }
+
+    /// Takes it out again.
+    pub(super) fn without_beta(&mut self, value: &str) {
+        for (_, list) in &mut self.headers {
+            if let Some(others) = list.strip_suffix(value) {
+                *list = others.trim_end_matches(',').to_owned();
+            }
+        }
+        self.headers.retain(|(_, list)| !list.is_empty());
+    }
+
     /// Makes the call, again where that may help. `most`: the tokens that its answer may have.
     pub(super) async fn call(
         &mut self,
@@ -259,7 +274,7 @@ impl Caller {
             model: self.as_priced(&self.model),
             free: self.free,
             prefix: self.prefix.clone(),
-            input: self.input_bound(bytes as u64),
+            input: self.with_summary(self.input_bound(bytes as u64), most),
             output: OutputBounds::of(most, self.was_cut),
         };
         // Reasons are shown by the future beside the one that waits.
@@ -287,6 +302,15 @@ impl Caller {
         }
     }
 
+    /// What input may cost, in tokens, where the provider may make the conversation shorter first: the prompt is read
+    /// twice then, and a summary is written, whose tokens cost five of input.
+    fn with_summary(&self, input: u64, most: NonZeroU32) -> u64 {
+        match self.compact_at {
+            Some(at) if input >= at => input.saturating_mul(2).saturating_add(5 * u64::from(most.get())),
+            Some(_) | None => input,
+        }
+    }
+
     /// Tokens that the input of a request has at most: those of the last one, as they were counted, and a
     /// token for each byte that came since.
     fn input_bound(&self, bytes: u64) -> u64 {
@@ -297,172 +321,6 @@ impl Caller {
                 .saturating_add(bytes.saturating_sub(before.sent))
                 .min(bytes.saturating_add(ADDED)),
         }
-    }
-
-    /// Makes the call once. The kind of a failure says whether a repetition may help.
-    async fn once(
-        &self,
-        body: Bytes,
-        draft: &mut Draft,
-        heard: &mut Heard,
-        granted: &Granted,
-        reporter: &Reporter,
-    ) -> Result<Ended, Halt> {
-        let mut request = self.client.post(&self.url).header(CONTENT_TYPE, "application/json");
-        for (name, value) in &self.headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(body);
-        heard.sent = true;
-        let response = match request.send().await {
-            Ok(response) => response,
-            // What never went out costs nothing; what went out and was not answered may be on a bill.
-            Err(error) if error.is_connect() || error.is_builder() => return Ok(Ended::Refused(network(&error))),
-            Err(error) => return Ok(Ended::Failed(network(&error))),
-        };
-        heard.of(response.headers());
-        if !response.status().is_success() {
-            return Ok(Ended::Refused(self.refusal(response).await));
-        }
-        let mut bytes = Box::pin(response.bytes_stream());
-        // What the body is shows in the body; its headers may be a proxy's.
-        let mut head = Vec::new();
-        let is = loop {
-            if let Some(is) = opening(self.wire.framing, &head) {
-                break is;
-            }
-            match bytes.next().await {
-                Some(Ok(more)) => head.extend_from_slice(&more),
-                Some(Err(error)) => return Ok(Ended::Failed(cut(&error))),
-                None => break Opening::Frames,
-            }
-        };
-        granted.started(heard.rates.clone());
-        let mut bytes = stream::iter([Ok(Bytes::from(head))]).chain(bytes);
-        let most = match is {
-            Opening::Frames => {
-                let failure = self.read(bytes, draft, reporter).await?;
-                return Ok(failure.map_or(Ended::Whole, Ended::Failed));
-            }
-            Opening::Json => MAX_ANSWER,
-            Opening::Page => ERROR_BODY,
-        };
-        let mut body = Vec::new();
-        while let Some(more) = bytes.next().await {
-            match more {
-                Ok(more) => body.extend_from_slice(&more),
-                Err(error) => return Ok(Ended::Failed(cut(&error))),
-            }
-            reporter.alive();
-            if body.len() > most {
-                break;
-            }
-        }
-        self.no_stream(draft, &body, reporter).await
-    }
-
-    /// Reads a successful answer that is no stream: a whole answer, an error, or neither.
-    async fn no_stream(&self, draft: &mut Draft, body: &[u8], reporter: &Reporter) -> Result<Ended, Halt> {
-        match (self.wire.whole)(draft, body) {
-            Some(Progress::Failed(failure)) => return Ok(Ended::NoStream(failure)),
-            Some(_) => {
-                let words = (self.wire.finish)(draft.clone()).words;
-                if !words.is_empty() {
-                    let words = Bytes::from(format!("{words}\n"));
-                    reporter.output(OutputStream::Stdout, words).await?;
-                }
-                return Ok(Ended::Whole);
-            }
-            None => {}
-        }
-        if let Some(refusal) = (self.wire.refusal)(body) {
-            return Ok(Ended::NoStream(refusal.classify(Some(200), None, Some(local_time()))));
-        }
-        let words = crate::process::excerpt::one_line(&String::from_utf8_lossy(body), 200);
-        let name = &self.name;
-        let text = format!(
-            "no model answered at this address ([adapter.{name}] base_url), but something else did, with HTTP 200: {words}"
-        );
-        Ok(Ended::NoStream(Failure::new(FailureKind::Network, text)))
-    }
-
-    /// Reads the stream to its end. `None` = the message is whole.
-    pub(super) async fn read<S, B, E>(
-        &self,
-        bytes: S,
-        draft: &mut Draft,
-        reporter: &Reporter,
-    ) -> Result<Option<Failure>, Halt>
-    where
-        S: Stream<Item = Result<B, E>> + Unpin + Send,
-        B: bytes::Buf + Send,
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        let mut frames = Frames::new(self.wire.framing, bytes);
-        let mut mid_line = false;
-        let pings = self.idle.saturating_mul(PINGS);
-        let mut said_at = Instant::now();
-        let failure = loop {
-            let frame = match tokio::time::timeout_at(said_at + pings, frames.next()).await {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(error))) => break cut(&error),
-                Ok(None) if (self.wire.ended)(draft) => {
-                    if mid_line {
-                        reporter.output(OutputStream::Stdout, Bytes::from_static(b"\n")).await?;
-                    }
-                    return Ok(None);
-                }
-                Ok(None) => break Failure::new(FailureKind::Network, "the stream ended before the message did"),
-                // A repetition would take as long.
-                Err(_) => return Err(Halt::Failed(only_pings(pings))),
-            };
-            reporter.alive();
-            let progress = frame.map_or(Progress::Ping, |data| draft.event(self.wire.event, &data));
-            if progress != Progress::Ping {
-                said_at = Instant::now();
-            }
-            match progress {
-                Progress::None | Progress::Ping => {}
-                Progress::Text(text) if text.is_empty() => {}
-                Progress::Text(text) => {
-                    mid_line = !text.ends_with('\n');
-                    reporter.output(OutputStream::Stdout, Bytes::from(text)).await?;
-                }
-                Progress::Complete => {
-                    if mid_line {
-                        reporter.output(OutputStream::Stdout, Bytes::from_static(b"\n")).await?;
-                    }
-                    return Ok(None);
-                }
-                Progress::Failed(failure) => break failure,
-            }
-        };
-        if mid_line {
-            reporter
-                .output(OutputStream::Stdout, Bytes::from_static(b" [broken off]\n"))
-                .await?;
-        }
-        Ok(Some(failure))
-    }
-
-    /// Classifies an error response.
-    async fn refusal(&self, mut response: reqwest::Response) -> Failure {
-        let status = response.status().as_u16();
-        let heard = local_time();
-        let asked = asked_wait(response.headers(), heard.now);
-        let mut body = Vec::new();
-        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(ERROR_WAIT, response.chunk()).await {
-            body.extend_from_slice(&chunk);
-            if body.len() > ERROR_BODY {
-                break;
-            }
-        }
-        // Other bodies are not the provider's own, for example a proxy's page.
-        let refusal = (self.wire.refusal)(&body).unwrap_or_else(|| Refusal {
-            message: crate::process::excerpt::one_line(&String::from_utf8_lossy(&body), 200),
-            ..Refusal::default()
-        });
-        refusal.classify(Some(status), asked, Some(heard))
     }
 
     /// A model as it is priced.
@@ -543,63 +401,6 @@ impl Caller {
         };
         reporter.event(used).await
     }
-}
-
-/// What is known of a call besides its answer: whether it went out, and what the headers of the answer said.
-#[derive(Debug, Default)]
-struct Heard {
-    sent: bool,
-    rates: RateTold,
-    /// The provider's own id of the request.
-    request: Option<String>,
-}
-
-impl Heard {
-    fn of(&mut self, headers: &HeaderMap) {
-        self.rates = told(headers, local_time().now);
-        let id = ["request-id", "x-request-id"]
-            .iter()
-            .find_map(|name| headers.get(*name));
-        let id = id
-            .and_then(|id| id.to_str().ok())
-            .filter(|id| id.len() <= MAX_REQUEST_ID);
-        self.request = id.map(str::to_owned);
-    }
-}
-
-/// How one call ended.
-enum Ended {
-    Whole,
-    /// It broke off, at whatever point.
-    Failed(Failure),
-    /// It did not go out, or the provider refused it.
-    Refused(Failure),
-    /// It succeeded, with something else than the stream of an answer.
-    NoStream(Failure),
-}
-
-fn cut(error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(FailureKind::Network, format!("the stream was cut: {error}"))
-}
-
-fn only_pings(silence: Duration) -> Failure {
-    let silence = silence.as_secs();
-    let message = format!("the provider sent nothing but pings for {silence} seconds");
-    Failure::new(FailureKind::Timeout, message)
-}
-
-/// A failure before there was an answer. The URL is left out: it is in the configuration.
-pub(super) fn network(error: &reqwest::Error) -> Failure {
-    let words: Vec<_> = causes(error).skip(1).map(ToString::to_string).collect();
-    let words = format!("the provider cannot be reached: {}", words.join(": "));
-    let kind = if error.is_timeout() {
-        FailureKind::Timeout
-    } else if error.is_builder() {
-        FailureKind::InvalidRequest
-    } else {
-        FailureKind::Network
-    };
-    Failure::new(kind, words)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::answer::{Item, Stop};
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::{Told, Turn};
-use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
+use super::wire::{Refusal, Request, Wire, always_fits, no_advice, no_beta};
 use crate::adapters::tools::ToolDefinition;
 
 /// OpenAI's own service, unless the settings name another server.
@@ -36,6 +36,7 @@ pub(super) const CHAT: Provider = Provider {
         "api.deepseek.com",
         "generativelanguage.googleapis.com",
     ]),
+    many_makers: true,
     probe: None,
     wire: &WIRE,
 };
@@ -45,6 +46,7 @@ static WIRE: Wire = Wire {
     framing: Framing::Events,
     path: |_model| "/chat/completions".to_owned(),
     headers,
+    beta: no_beta,
     tools,
     body,
     too_large: always_fits,

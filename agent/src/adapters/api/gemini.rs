@@ -18,7 +18,7 @@ use super::answer::{Item, Stop};
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::{Told, ToolAnswer, Turn};
-use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
+use super::wire::{Refusal, Request, Wire, always_fits, no_advice, no_beta};
 use crate::adapters::tools::ToolDefinition;
 use crate::adapters::tools::image::Image;
 
@@ -33,7 +33,8 @@ pub(super) const GEMINI: Provider = Provider {
     program: None,
     model: Some("gemini-4-argon"),
     free: never_free,
-    sellers: None,
+    sellers: Some(&["generativelanguage.googleapis.com"]),
+    many_makers: false,
     probe: None,
     wire: &WIRE,
 };
@@ -43,6 +44,7 @@ static WIRE: Wire = Wire {
     framing: Framing::Events,
     path,
     headers,
+    beta: no_beta,
     tools,
     body,
     too_large: always_fits,

@@ -16,6 +16,7 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::answer::{Item, Stop};
+use super::asked::Asked;
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::{Told, Turn};
@@ -34,6 +35,7 @@ pub(super) const CLAUDE: Provider = Provider {
     model: Some("claude-sonnet-5-5"),
     free: never_free,
     sellers: None,
+    many_makers: false,
     probe: None,
     wire: &WIRE,
 };
@@ -43,6 +45,7 @@ static WIRE: Wire = Wire {
     framing: Framing::Events,
     path: |_model| "/v1/messages".to_owned(),
     headers,
+    beta,
     tools,
     body,
     too_large: always_fits,
@@ -66,6 +69,10 @@ fn headers(key: Option<&str>) -> Vec<(&'static str, String)> {
     let mut headers = vec![("anthropic-version", "2023-06-01".to_owned())];
     headers.extend(key.map(|key| ("x-api-key", key.to_owned())));
     headers
+}
+
+fn beta(asked: &Asked) -> Option<(&'static str, &'static str)> {
+    asked.compact_at.map(|_| ("anthropic-beta", "compact-2026-01-12"))
 }
 
 fn tools(definitions: &[ToolDefinition]) -> Box<RawValue> {
@@ -182,6 +189,25 @@ impl<'a> Content<'a> {
 #[serde(tag = "type", rename = "adaptive")]
 struct Adaptive {}
 
+/// The provider makes the conversation shorter when its prompt has as many tokens: it answers with a summary first,
+/// and leaves out what is before that in later requests.
+#[derive(Serialize)]
+struct ContextManagement {
+    edits: [Compact; 1],
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "compact_20260112")]
+struct Compact {
+    trigger: InputTokens,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "input_tokens")]
+struct InputTokens {
+    value: u64,
+}
+
 #[derive(Serialize)]
 struct OutputConfig {
     effort: &'static str,
@@ -197,6 +223,8 @@ fn body(request: &Request<'_>) -> Vec<u8> {
         thinking: Option<Adaptive>,
         #[serde(skip_serializing_if = "Option::is_none")]
         output_config: Option<OutputConfig>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        context_management: Option<ContextManagement>,
         tools: &'a RawValue,
         system: Vec<Part<Text<'a>>>,
         messages: Messages<'a>,
@@ -211,6 +239,11 @@ fn body(request: &Request<'_>) -> Vec<u8> {
         thinking: request.asked.thinking.map(|Thinking::Adaptive| Adaptive {}),
         output_config: request.asked.effort.map(|effort| OutputConfig {
             effort: effort.as_str(),
+        }),
+        context_management: request.asked.compact_at.map(|value| ContextManagement {
+            edits: [Compact {
+                trigger: InputTokens { value },
+            }],
         }),
         tools: request.tools,
         system: system.collect(),
@@ -290,12 +323,14 @@ fn call_id(item: &Item) -> Option<String> {
     (item.text("type").as_deref() == Some("tool_use")).then(|| item.text("id"))?
 }
 
-/// Text of nothing but white space is refused, and thinking that was cut before it was signed.
+/// Text of nothing but white space is refused, thinking that was cut before it was signed, and a summary without a
+/// text. (One that is `null` failed; the provider takes it back.)
 fn can_be_sent(item: &Item) -> bool {
     let given = |field| item.text(field).is_some_and(|text| !text.trim().is_empty());
     match item.text("type").as_deref() {
         Some("text") => given("text"),
         Some("thinking") => given("signature"),
+        Some("compaction") => item.raw("content") == Some("null") || given("content"),
         Some(_) | None => true,
     }
 }

@@ -19,7 +19,7 @@ use super::chat::{call_id, can_be_sent, message, raw, refused, tools};
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider};
 use super::turn::{Told, Turn};
-use super::wire::{Refusal, Request, Wire};
+use super::wire::{Refusal, Request, Wire, no_beta};
 
 /// The server of the same machine, unless the settings name another.
 pub(super) const OLLAMA: Provider = Provider {
@@ -33,6 +33,7 @@ pub(super) const OLLAMA: Provider = Provider {
     model: None,
     free: costs_nothing,
     sellers: None,
+    many_makers: true,
     probe: Some("/api/version"),
     wire: &WIRE,
 };
@@ -42,6 +43,7 @@ static WIRE: Wire = Wire {
     framing: Framing::Lines,
     path: |_model| "/api/chat".to_owned(),
     headers,
+    beta: no_beta,
     tools,
     body,
     too_large,

@@ -26,9 +26,12 @@ pub(in crate::adapters) struct Provider {
     pub(super) model: Option<&'static str>,
     /// True when calls of a model at an address cost nothing.
     pub(super) free: fn(base_url: &str, model: &str) -> bool,
-    /// The hosts whose prices are those of the price table, when servers of many makers have models of
-    /// the same names; `None`: whatever answers, its models have the table's prices.
+    /// The hosts that take the prices of the price table: what another address takes for a model of the
+    /// same name, nobody knows. `None`: whatever answers, its models have the table's prices, since an
+    /// address of one's own is a gateway to the provider.
     pub(super) sellers: Option<&'static [&'static str]>,
+    /// Whether servers of this dialect elsewhere have models of many makers.
+    pub(super) many_makers: bool,
     /// A path that every server answers, where one may not be running.
     pub(super) probe: Option<&'static str>,
     pub(super) wire: &'static Wire,
@@ -155,6 +158,17 @@ impl Instance {
         let url = reqwest::Url::parse(base_url).ok()?;
         let known = url.host_str().is_some_and(|host| sellers.contains(&host));
         (!known).then(|| self.name.clone())
+    }
+
+    /// Under which names a model's parameters are looked up in the price table, the best first. A person's
+    /// own row of this adapter says most. The name alone says nothing where a server has models of many
+    /// makers.
+    pub(super) fn described_as(&self, base_url: &str, model: &str) -> Vec<String> {
+        match self.seller(base_url) {
+            None => vec![model.to_owned()],
+            Some(seller) if self.provider.many_makers => vec![format!("{seller}/{model}")],
+            Some(seller) => vec![format!("{seller}/{model}"), model.to_owned()],
+        }
     }
 
     /// Why it cannot be used on this machine, and what to do; `None`: it can.

@@ -18,7 +18,7 @@ use super::answer::{Item, Stop};
 use super::frames::Framing;
 use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::{Told, ToolAnswer, Turn};
-use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
+use super::wire::{Refusal, Request, Wire, always_fits, no_advice, no_beta};
 use crate::adapters::tools::ToolDefinition;
 
 /// The provider's own service.
@@ -32,7 +32,8 @@ pub(super) const OPENAI: Provider = Provider {
     program: None,
     model: Some("gpt-6.1-sol"),
     free: never_free,
-    sellers: None,
+    sellers: Some(&["api.openai.com"]),
+    many_makers: false,
     probe: None,
     wire: &WIRE,
 };
@@ -42,6 +43,7 @@ static WIRE: Wire = Wire {
     framing: Framing::Events,
     path: |_model| "/responses".to_owned(),
     headers,
+    beta: no_beta,
     tools,
     body,
     too_large: always_fits,

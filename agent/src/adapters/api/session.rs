@@ -107,12 +107,32 @@ impl Session {
             end => return end,
         };
         let refused = matches!(failure.kind, FailureKind::InvalidRequest | FailureKind::ContextOverflow);
+        if failure.kind == FailureKind::InvalidRequest && self.conversation_stays_long(&failure.message) {
+            let words = format!("the conversation is not made shorter here: {}", failure.message);
+            self.reporter.event(EventBody::Warning(words)).await?;
+            return self.call_once().await;
+        }
         if !refused || !self.conversation.hide_images() {
             return Err(Halt::Failed(failure));
         }
         let words = format!("the model is no longer shown images: {}", failure.message);
         self.reporter.event(EventBody::Warning(words)).await?;
         self.call_once().await
+    }
+
+    /// Stops asking for shorter conversations where a server says that it does not know how: some that stand before
+    /// the provider do not. Returns whether that was asked for.
+    fn conversation_stays_long(&mut self, message: &str) -> bool {
+        let about = ["context_management", "anthropic-beta", "compact"];
+        if !about.iter().any(|word| message.contains(word)) {
+            return false;
+        }
+        let beta = (self.caller.wire.beta)(&self.asked);
+        if let Some((_, value)) = beta {
+            self.caller.without_beta(value);
+        }
+        self.caller.compact_at = None;
+        self.asked.compact_at.take().is_some()
     }
 
     async fn call_once(&mut self) -> Result<Answer, Halt> {

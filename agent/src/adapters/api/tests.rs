@@ -5,13 +5,14 @@ use std::path::Path;
 
 use kage_core::event::OutputStream;
 use kage_core::usage::{Unreported, Usage, UsageClass};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::*;
 use crate::adapters::port::Report;
 use crate::adapters::steps::Steps;
 
+mod compaction;
 mod dialects;
 mod exact;
 mod goes_on;
@@ -36,6 +37,7 @@ fn caller_of(wire: &'static wire::Wire, idle: Duration) -> Caller {
         model: "m".to_owned(),
         context: None,
         before: None,
+        compact_at: None,
         free: false,
         seller: None,
         idle,

@@ -24,6 +24,8 @@ pub(super) struct Wire {
     pub(super) path: fn(model: &str) -> String,
     /// The headers of a request with this key, if there is one.
     pub(super) headers: fn(key: Option<&str>) -> Vec<(&'static str, String)>,
+    /// A header that calls with these parameters need besides, whose values are a list.
+    pub(super) beta: fn(&Asked) -> Option<(&'static str, &'static str)>,
     /// The tool definitions, as every request of a session contains them.
     pub(super) tools: fn(&[ToolDefinition]) -> Box<RawValue>,
     pub(super) body: fn(&Request<'_>) -> Vec<u8>,
@@ -56,6 +58,11 @@ pub(super) struct Wire {
 
 /// For [`Wire::too_large`]: the provider refuses what does not fit.
 pub(super) fn always_fits(_request: &Request<'_>, _body: &[u8]) -> Option<Failure> {
+    None
+}
+
+/// For [`Wire::beta`]: there is nothing that needs one.
+pub(super) fn no_beta(_asked: &Asked) -> Option<(&'static str, &'static str)> {
     None
 }
 

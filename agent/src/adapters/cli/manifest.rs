@@ -7,14 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kage_core::id::AdapterName;
-use kage_core::json::JsonPointer;
 use kage_core::network::{AllowRule, Destination};
 use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
 use super::formats::FormatName;
 use crate::adapters::port::Resumes;
-use crate::adapters::session_file::CONVERSATION;
 use crate::logins::rule::LoginRule;
 use crate::process::AgentEnvironment;
 
@@ -23,6 +21,8 @@ pub(super) mod files;
 mod gateway;
 mod placeholders;
 mod rules;
+mod session;
+mod version;
 
 pub use acp::AcpRule;
 pub use files::FileRule;
@@ -30,6 +30,8 @@ pub use gateway::GatewayRule;
 use placeholders::{PLACEHOLDERS, is_known, placeholders};
 pub(super) use placeholders::{VARIABLE, fill};
 pub use rules::FailureRule;
+pub use session::SessionRule;
+pub use version::{Version, VersionRule};
 
 /// Texts longer than this, in bytes, are not passed as an argument: Linux allows 128 KiB.
 pub const LONG: usize = 100 << 10;
@@ -206,42 +208,6 @@ pub struct UsageRule {
     pub file: String,
 }
 
-/// Where a program keeps its session: a file to which it appends lines.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SessionRule {
-    /// The variable of its environment that names the folder.
-    pub folder: String,
-    /// The file in the folder; may contain placeholders.
-    pub file: String,
-    /// How to find the file of a program that chooses its name: its place below the folder, with `*` for any
-    /// part of a name and `{conversation}` for the conversation's id.
-    #[serde(default)]
-    pub find: Option<String>,
-    /// Where the id is in the file's first line. Without it a conversation goes on under an id of ours.
-    #[serde(default, deserialize_with = "pointer")]
-    pub id: Option<JsonPointer>,
-}
-
-impl SessionRule {
-    fn check(&self) -> Result<(), String> {
-        let named = |text: &str| text.contains(CONVERSATION);
-        match (&self.find, &self.id) {
-            (None, None) if named(&self.file) => {
-                Err("[session] file has {conversation}, and needs `find` and `id`".to_owned())
-            }
-            (None, None) => Ok(()),
-            (Some(find), Some(_)) if named(find) && named(&self.file) => Ok(()),
-            (Some(find), None) if !named(find) && !named(&self.file) => Ok(()),
-            (Some(_), Some(_)) => {
-                Err("[session] file and find need {conversation}, the id that the program chooses".to_owned())
-            }
-            (Some(_), None) => Err("[session] {conversation}, the id that the program chooses, needs `id`".to_owned()),
-            (None, Some(_)) => Err("[session] id needs `find`".to_owned()),
-        }
-    }
-}
-
 /// What a program needs of the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -269,17 +235,6 @@ impl NetworkRule {
     }
 }
 
-/// How to find a program's version.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct VersionRule {
-    /// Arguments that make it print its version.
-    pub args: Vec<String>,
-    /// The oldest supported version, such as `2.1.0`.
-    #[serde(default)]
-    pub min: Option<Version>,
-}
-
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watchdog {
@@ -287,44 +242,6 @@ pub struct Watchdog {
     pub timeout_seconds: Option<Duration>,
     #[serde(default, deserialize_with = "seconds")]
     pub idle_seconds: Option<Duration>,
-}
-
-/// A version as numbers, compared from the left.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Version(Vec<u64>);
-
-impl Version {
-    /// The first thing in a text that looks like a version.
-    #[must_use]
-    pub fn find(text: &str) -> Option<Self> {
-        text.split(|c: char| !c.is_ascii_digit() && c != '.')
-            .find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))
-            .and_then(|word| {
-                let numbers = word.trim_end_matches('.').split('.').map(str::parse);
-                numbers.collect::<Result<Vec<u64>, _>>().ok().map(Self)
-            })
-    }
-}
-
-impl TryFrom<String> for Version {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::find(&text).ok_or_else(|| format!("{text:?} is not a version such as 2.1.0"))
-    }
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let numbers: Vec<String> = self.0.iter().map(u64::to_string).collect();
-        f.write_str(&numbers.join("."))
-    }
-}
-
-fn pointer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<JsonPointer>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(de::Error::custom)
 }
 
 fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -231,9 +231,22 @@ impl<'a> Run<'a> {
             Cause::Itself => match self.judge(ended.status) {
                 Ok(summary) => AdapterEnd::Done { summary },
                 // What the program says of a refused call is what the gateway told it.
-                Err(failure) => AdapterEnd::Failed(refused.unwrap_or(failure)),
+                Err(failure) => AdapterEnd::Failed(refused.unwrap_or_else(|| self.with_asked_wait(failure))),
             },
         }
+    }
+
+    /// A failure that passes with time, with the wait that the provider asked for where the program tells none.
+    fn with_asked_wait(&self, mut failure: Failure) -> Failure {
+        let passes = matches!(
+            failure.kind,
+            FailureKind::RateLimited | FailureKind::Overloaded | FailureKind::QuotaExhausted
+        );
+        if passes && failure.retry_after.is_none() {
+            let gateway = self.watched.gateway.as_ref();
+            failure.retry_after = gateway.and_then(|gateway| gateway.asked_wait.left(local_time().now));
+        }
+        failure
     }
 
     /// Decides between success and failure by everything that the program reported.

@@ -107,7 +107,7 @@ impl Root {
         let fd = self
             .open_from_start(path, flags)
             .map_err(|error| refused(path, error))?;
-        if self.leads_to_git(&fd) {
+        if self.leads_to_git(&fd, path) {
             return Err(Refused::new(format!(
                 "{}: git's own files are out of bounds",
                 path.display()
@@ -116,23 +116,35 @@ impl Root {
         Ok(fd)
     }
 
-    /// True when the open file is really inside a `.git`, reached through a link.
+    /// Where an open file really is, from the top of the worktree; `path` is how it was named.
     #[cfg(target_os = "linux")]
-    fn leads_to_git(&self, fd: &OwnedFd) -> bool {
+    pub(super) fn place(&self, fd: &OwnedFd, _path: &Path) -> Option<PathBuf> {
         use std::os::fd::AsRawFd as _;
-        let real = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
-        let (Ok(root), Ok(file)) = (real(&self.fd), real(fd)) else {
-            // Without /proc links cannot be checked, so nothing is allowed.
-            return true;
-        };
-        file.strip_prefix(&root)
-            .map_or(true, |inside| inside.components().any(|part| is_git(part.as_os_str())))
+        let real = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+        real(fd)?.strip_prefix(real(&self.fd)?).ok().map(Path::to_owned)
     }
 
     /// Elsewhere links are not followed, so the path's own names are enough.
     #[cfg(not(target_os = "linux"))]
-    fn leads_to_git(&self, _fd: &OwnedFd) -> bool {
-        false
+    pub(super) fn place(&self, _fd: &OwnedFd, path: &Path) -> Option<PathBuf> {
+        Some(self.start.join(path))
+    }
+
+    /// True when the open file is really inside a `.git`, reached through a link. What cannot be
+    /// checked, without /proc, is not allowed.
+    fn leads_to_git(&self, fd: &OwnedFd, path: &Path) -> bool {
+        self.place(fd, path).is_none_or(|place| place.iter().any(is_git))
+    }
+
+    /// The top of the worktree.
+    pub(super) fn top(&self) -> rustix::io::Result<OwnedFd> {
+        open_beneath(self.fd.as_fd(), Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
+    /// The rules of what is ignored that are in no file of the worktree.
+    pub(super) fn git_exclude(&self) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        open_beneath(self.fd.as_fd(), Path::new(".git/info/exclude"), flags).ok()
     }
 
     pub(in crate::adapters) fn folder(&self, path: &Relative) -> Result<OwnedFd, Refused> {

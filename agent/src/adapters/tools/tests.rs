@@ -7,6 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+mod ignored;
+
 struct Place {
     folder: tempfile::TempDir,
     tools: Toolbox,

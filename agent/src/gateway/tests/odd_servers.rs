@@ -188,3 +188,23 @@ async fn what_a_cut_answer_said_is_on_the_bill() {
     assert_eq!((metered.broken, sums(&usages)), (1, (80, 101)));
     assert!(usages[0].unreported.of_the_bill(), "it is an estimate");
 }
+
+#[tokio::test]
+async fn a_wait_that_the_provider_asks_for_is_known_until_it_answers() {
+    let mut turn = Turn::say("x");
+    turn.faults = vec![Fault::rate_limited(Duration::from_secs(3600)), refusals(1).remove(0)];
+    let server = ScriptedServer::start(vec![Script::new("s", Matcher::any(), [turn])])
+        .await
+        .unwrap();
+    let served = Served::plain(MeteredWire::Messages, &server.url());
+    let left = || served.pass.asked_wait.left(crate::adapters::local_time().now);
+    assert_eq!(left(), None);
+    for (status, hours) in [(429, 1), (429, 0), (200, 0)] {
+        let response = served.call(MeteredWire::Messages, true).send().await.unwrap();
+        assert_eq!(response.status(), status);
+        drop(response.bytes().await);
+        let rounded = left().map_or(0, |left| left.as_secs().div_ceil(3600));
+        assert_eq!(rounded, hours, "{:?}", left());
+    }
+    served.close().await;
+}

@@ -19,6 +19,7 @@ fn asked(model: &str) -> Asked {
         output_is_known: true,
         thinking: None,
         effort: None,
+        compact_at: None,
         context: None,
     }
 }
@@ -56,6 +57,7 @@ fn the_limit_of_an_answer_has_the_name_that_the_model_knows() {
     let unknown = Asked {
         output_is_known: false,
         effort: Some(Effort::High),
+        compact_at: None,
         ..asked("m")
     };
     let body = sent(&unknown, &conversation);

@@ -17,6 +17,7 @@ fn asked(model: &str, effort: Option<Effort>) -> Asked {
         output_is_known: true,
         thinking: None,
         effort,
+        compact_at: None,
         context: None,
     }
 }

@@ -94,6 +94,11 @@ fn grow(draft: &mut Draft, index: u64, delta: Delta) -> Progress {
         Delta::InputJson { partial_json } => grow("input", &partial_json),
         Delta::Thinking { thinking } => grow("thinking", &thinking),
         Delta::Signature { signature } => grow("signature", &signature),
+        Delta::Compaction { content } => {
+            if let Some(content) = content {
+                grow("content", &content);
+            }
+        }
         Delta::Citations { citation } => open.listed.entry("citations").or_default().push(citation),
         Delta::Other => {}
     }

@@ -6,7 +6,6 @@ use kage_core::failure::FailureKind;
 use kage_core::price::Effort;
 use serde_json::json;
 
-use super::super::asked::Asked;
 use super::super::turn::ToolAnswer;
 use super::super::turns::Conversation;
 use super::*;
@@ -34,6 +33,7 @@ fn bytes(conversation: &Conversation) -> String {
         output_is_known: true,
         thinking: None,
         effort: None,
+        compact_at: None,
         context: None,
     };
     asking(&plain, conversation)
@@ -88,6 +88,7 @@ fn thinking_and_effort_are_where_the_provider_looks_for_them() {
         output_is_known: true,
         thinking: Some(Thinking::Adaptive),
         effort: Some(Effort::Xhigh),
+        compact_at: None,
         context: None,
     };
     let body: Value = serde_json::from_str(&asking(&asked, &conversation)).unwrap();

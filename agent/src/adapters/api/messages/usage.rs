@@ -54,6 +54,16 @@ pub(super) fn update(usage: &mut Usage, value: &Value) -> bool {
         usage.output = usage.output.max(output);
         told(usage, UsageClass::Output);
     }
+    if let Some(parts) = object.get("iterations").and_then(Value::as_array) {
+        // What a conversation costs to be made shorter is in none of the counts above.
+        let mut all = Usage::default();
+        parts.iter().filter_map(parse).for_each(|part| all += part);
+        usage.input = usage.input.max(all.input);
+        usage.cache_read = usage.cache_read.max(all.cache_read);
+        usage.cache_write_5m = usage.cache_write_5m.max(all.cache_write_5m);
+        usage.cache_write_1h = usage.cache_write_1h.max(all.cache_write_1h);
+        usage.output = usage.output.max(all.output);
+    }
     if let Some(thinking) = deep("output_tokens_details", "thinking_tokens") {
         usage.reasoning = usage.reasoning.max(thinking);
         told(usage, UsageClass::Reasoning);
@@ -123,6 +133,31 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(usage, expected);
+    }
+
+    /// platform.claude.com/docs/en/build-with-claude/compaction: the counts on top leave the summary out.
+    #[test]
+    fn a_summary_of_the_conversation_is_on_the_bill() {
+        let whole = json!({"input_tokens": 23_000, "output_tokens": 1000, "iterations": [
+            {"type": "compaction", "input_tokens": 80_000, "cache_read_input_tokens": 100_000, "output_tokens": 3500,
+             "cache_creation_input_tokens": 30, "cache_creation": {"ephemeral_5m_input_tokens": 10,
+             "ephemeral_1h_input_tokens": 20}},
+            {"type": "message", "input_tokens": 23_000, "output_tokens": 1000},
+        ]});
+        let start = json!({"input_tokens": 23_000, "output_tokens": 1, "iterations": []});
+        let expected = Usage {
+            input: 103_000,
+            cache_read: 100_000,
+            cache_write_5m: 10,
+            cache_write_1h: 20,
+            output: 4500,
+            ..Usage::default()
+        };
+        assert_eq!(after(&start, &whole), expected);
+        // One part alone is what is on top.
+        let one = json!({"input_tokens": 5, "output_tokens": 7, "iterations": [
+            {"type": "message", "input_tokens": 5, "output_tokens": 7}]});
+        assert_eq!(after(&one, &json!({})).total(), 12);
     }
 
     /// The usage after a start and a delta.

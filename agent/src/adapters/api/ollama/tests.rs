@@ -46,6 +46,7 @@ fn asked(context: Option<u32>) -> Asked {
         output_is_known: false,
         thinking: None,
         effort: None,
+        compact_at: None,
         context: context.and_then(NonZeroU32::new),
     }
 }

@@ -17,6 +17,7 @@ fn asked(model: &str) -> Asked {
         output_is_known: true,
         thinking: None,
         effort: None,
+        compact_at: None,
         context: None,
     }
 }

@@ -91,6 +91,7 @@ fn next_request(wire: &'static Wire, stream: &str) -> [String; 2] {
         output_is_known: true,
         thinking: None,
         effort: None,
+        compact_at: None,
         context: None,
     };
     let tools = (wire.tools)(&[]);

@@ -17,6 +17,19 @@ pub(super) struct Spoken {
     below: &'static str,
 }
 
+impl Spoken {
+    /// The Messages API with this model.
+    pub(super) const fn claude(model: &'static str) -> Self {
+        Self {
+            adapter: "claude-api",
+            model,
+            key: "ANTHROPIC_API_KEY",
+            url: "ANTHROPIC_BASE_URL",
+            below: "",
+        }
+    }
+}
+
 pub(super) const SPOKEN: [Spoken; 2] = [
     Spoken {
         adapter: "openai",

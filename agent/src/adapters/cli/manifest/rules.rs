@@ -6,6 +6,8 @@ use kage_core::failure::FailureKind;
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de};
 
+use super::Manifest;
+
 /// The meaning of an exit code or of a message. A rule without an exit code applies only when the
 /// program failed; `exit_code = 0` finds failures of programs that exit with 0.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,6 +39,26 @@ impl FailureRule {
             )),
             (_, _, _) => Ok(()),
         }
+    }
+}
+
+impl Manifest {
+    /// Adds the rules of another manifest of the same program that is run in the same way. A rule of its own about
+    /// the same words or exit code counts instead.
+    pub(in crate::adapters) fn with_rules_of(&mut self, other: &Self) {
+        let is_the_same = self.family() == other.family() && self.acp.is_some() == other.acp.is_some();
+        if self.family().is_empty() || !is_the_same {
+            return;
+        }
+        let about = |rule: &FailureRule| {
+            (
+                rule.exit_code,
+                rule.pattern.as_ref().map(|words| words.as_str().to_owned()),
+            )
+        };
+        let own: Vec<_> = self.failures.iter().map(about).collect();
+        let more = other.failures.iter().filter(|rule| !own.contains(&about(rule)));
+        self.failures.extend(more.cloned());
     }
 }
 

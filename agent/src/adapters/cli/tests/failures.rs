@@ -1,6 +1,9 @@
 //! Reasons of failed programs: by rules and by their own messages, never by quoted errors.
 
+use tokio::sync::watch;
+
 use super::*;
+use crate::adapters::metered::{AskedWait, GatewayPass, OwnCount};
 
 #[tokio::test]
 async fn failures_are_found_by_rule_then_by_words() {
@@ -332,4 +335,81 @@ async fn what_the_user_knows_comes_before_what_the_program_knows() {
     let adapter = Arc::new(CliAdapter::new(manifest, &config, &crate::adapters::logins().unwrap()).await);
     let told = run(adapter, place.input("", ""), CancellationToken::new()).await;
     assert_eq!(kind(&told.end), Some(FailureKind::Auth));
+}
+
+/// Programs that give up at once do not say how long their provider asked to wait.
+#[tokio::test]
+async fn a_wait_that_only_the_gateway_heard_of_is_kept() {
+    let place = Place::new();
+    for (words, wait) in [
+        ("429 Too Many Requests", Some(3600)),
+        ("429 Too Many Requests, try again in 20s", Some(20)),
+        ("Invalid API key", None),
+    ] {
+        let pass = GatewayPass {
+            address: "http://127.0.0.1:9".to_owned(),
+            key: "session-key".to_owned(),
+            refusing: watch::channel(None).1,
+            enough: CancellationToken::new(),
+            own_count: OwnCount::default(),
+            asked_wait: AskedWait::default(),
+        };
+        let now = crate::adapters::local_time().now;
+        pass.asked_wait.refused(Some(Duration::from_secs(3600)), now);
+        place.program("tool", &format!("echo '{words}' >&2; exit 1"));
+        let mut input = place.input("", "task");
+        input.gateway = Some(pass);
+        let told = place.run("name = 'x'\ncommand = 'tool'", input).await;
+        let AdapterEnd::Failed(failure) = told.end else {
+            panic!("{:?}", told.end);
+        };
+        let left = failure.retry_after;
+        let wait = wait.map(Duration::from_secs);
+        assert!(left <= wait && left.is_some() == wait.is_some(), "{failure:?}");
+        assert_eq!(failure.is_held(), wait > Some(Duration::from_secs(600)), "{failure:?}");
+    }
+}
+
+/// A program hangs in the same way under another adapter's name.
+#[test]
+fn a_second_manifest_of_a_program_has_the_rules_of_the_first() {
+    let place = Place::new();
+    let words = "^\\{\"type\":\"error\",\"message\":\"Reconnecting\\.\\.\\. waiting for network";
+    let rules = [
+        ("one", "codex-json", String::new()),
+        (
+            "two",
+            "codex-json",
+            "[[failure]]\nexit_code = 9\nkind = 'auth'\n".to_owned(),
+        ),
+        (
+            "three",
+            "codex-json",
+            format!("[[failure]]\npattern = '{words}'\nwhile_running = '1h'\nkind = 'timeout'\n"),
+        ),
+        ("four", "text", String::new()),
+        ("five", "text", "family = 'gemini'\n".to_owned()),
+    ];
+    for (name, parser, rules) in &rules {
+        let manifest = format!("name = '{name}'\ncommand = 'tool'\nparser = '{parser}'\n{rules}");
+        fs::write(place.path("bin").join(format!("{name}.toml")), manifest).unwrap();
+    }
+    let mut config = AdapterConfig::new(AgentEnvironment::new(place.env.clone()), Runner::default());
+    config.manifest_dirs = vec![place.path("bin")];
+    let all = crate::adapters::manifests(&config).unwrap();
+    let told = |name: &str| -> Vec<(Option<i32>, Option<u64>, FailureKind)> {
+        let manifest = all.iter().find(|manifest| manifest.name.as_str() == name).unwrap();
+        let rules = manifest.failures.iter();
+        rules
+            .map(|rule| (rule.exit_code, rule.while_running.map(|time| time.as_secs()), rule.kind))
+            .collect()
+    };
+    let network = (None, Some(180), FailureKind::Network);
+    assert_eq!(told("one"), [network]);
+    assert_eq!(told("two"), [(Some(9), None, FailureKind::Auth), network]);
+    assert_eq!(told("three"), [(None, Some(3600), FailureKind::Timeout)]);
+    assert!(told("four").is_empty());
+    let codes: Vec<_> = told("five").into_iter().map(|(code, ..)| code).collect();
+    assert_eq!(codes, [Some(41), Some(55), Some(53)]);
+    assert_eq!(told("codex"), [network]);
 }

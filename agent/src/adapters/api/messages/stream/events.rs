@@ -92,6 +92,12 @@ pub(super) enum Delta {
     Thinking { thinking: String },
     #[serde(rename = "signature_delta")]
     Signature { signature: String },
+    /// The whole summary at once; `None`: there is none.
+    #[serde(rename = "compaction_delta")]
+    Compaction {
+        #[serde(default)]
+        content: Option<String>,
+    },
     #[serde(rename = "citations_delta")]
     Citations { citation: Value },
     #[serde(other)]
