@@ -6,7 +6,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobState;
-use kage_core::ledger::{CallRow, Reservation};
+use kage_core::ledger::{CallRow, CostTable, CostsBy, Reservation};
 
 use super::{AttemptRow, Model};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
@@ -252,6 +252,13 @@ impl Reads for Model {
         let found = later.filter(|(_, row)| filter.takes(row));
         let rows = found.map(|(n, row)| (*n, row.clone()));
         Ok(rows.take(limit as usize).collect())
+    }
+
+    fn costs(&self, filter: &CallFilter, by: CostsBy) -> Result<CostTable, EngineError> {
+        let mut table = CostTable::new(by);
+        let rows = self.calls.rows.values().filter(|row| filter.takes(row));
+        rows.for_each(|row| table.add(row));
+        Ok(table)
     }
 
     fn reservations(&self) -> Result<Vec<Reservation>, EngineError> {
