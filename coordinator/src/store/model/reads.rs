@@ -235,11 +235,12 @@ impl Reads for Model {
         let mut files = InFiles {
             attempts: self.attempts.rows.keys().copied().collect(),
             sessions: self.sessions.rows.keys().map(|(_, session)| *session).collect(),
-            blobs: self.contexts.rows.keys().cloned().collect(),
+            blobs: BTreeSet::new(),
         };
         for row in self.tasks.rows.values() {
             let spec = &row.spec;
-            let kept = self.of_task(row.head.id).flat_map(blobs).chain(&spec.prompt_blob);
+            let of_spec = spec.prompt_blob.iter().chain(&spec.context_base);
+            let kept = self.of_task(row.head.id).flat_map(blobs).chain(of_spec);
             files
                 .blobs
                 .extend(kept.cloned().map(|digest| (spec.project.clone(), digest)));

@@ -456,7 +456,8 @@ impl Reads for Connection {
                  WHERE c.pack IS NOT NULL",
                 "SELECT DISTINCT t.project, c.segment FROM checkpoints c JOIN tasks t ON t.n = c.task \
                  WHERE c.segment IS NOT NULL",
-                "SELECT project, digest FROM contexts",
+                "SELECT DISTINCT t.project, json_extract(s.spec, '$.context_base') FROM specs s \
+                 JOIN tasks t ON t.n = s.task WHERE json_extract(s.spec, '$.context_base') IS NOT NULL",
                 "SELECT t.project, s.prompt_blob FROM specs s JOIN tasks t ON t.n = s.task \
                  WHERE s.prompt_blob IS NOT NULL",
             ] {
