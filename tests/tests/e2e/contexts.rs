@@ -70,9 +70,9 @@ async fn a_base_needs_no_context_and_comes_back_from_the_person_who_sent_it() {
     assert_eq!(waited.code, 0, "{waited:#?}");
     assert!(waited.err.contains("it was sent again"), "{waited:#?}");
     assert!(file_of(&data, &digest).exists());
-    let report = kage(&["show", &task]).await;
-    let words = format!("{}{}", report.out, report.err);
-    assert!(words.contains("the base context of this task was restored"), "{words}");
+    let shown = kage(&["show", &task, "--format", "json"]).await;
+    let restored = "the base context of this task was restored";
+    assert!(shown.out.contains(restored), "{shown:#?}");
     let told = kage(&["diff", &task]).await;
     assert!(told.out.contains("Write short functions."), "{told:#?}");
     let stats = kage(&["context", "stats", &task]).await;
