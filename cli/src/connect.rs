@@ -44,6 +44,8 @@ pub struct Access {
     /// The project of its tasks.
     pub project: ProjectId,
     pub machine: String,
+    /// Where copies of the contexts are that this machine sent.
+    pub contexts: PathBuf,
     /// Keeps the daemon of this machine from ending meanwhile.
     _in_use: Option<Arc<InUse>>,
 }
@@ -146,6 +148,7 @@ pub async fn access(settings: &Settings, state: &StateDir, absent: WhenAbsent) -
     Ok(Access {
         project: settings.coordinator.project.clone().unwrap_or_default(),
         machine: machine::id(state),
+        contexts: state.contexts(),
         ..access
     })
 }
@@ -319,6 +322,7 @@ pub async fn connect(url: &str, credentials: Credentials) -> Result<Access, Acce
         client,
         project: ProjectId::default(),
         machine: String::new(),
+        contexts: PathBuf::new(),
         _in_use: None,
     })
 }

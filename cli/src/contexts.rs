@@ -4,17 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::Context as _;
 use kage_core::context::{self, Context, Split};
 use kage_core::id::{Digest, ProjectId};
-use kage_proto::blob;
-use kage_proto::status::ApiError;
-use kage_proto::v1;
 
 use crate::assignments::Worker;
+use crate::common_texts::CommonTexts;
 use crate::connect::Access;
 use crate::exit::Refusal;
 use crate::instructions::Instructions;
+use crate::sent_contexts;
 use crate::settings::ContextSettings;
 
 /// The contexts, as the task has them.
@@ -26,19 +24,40 @@ pub struct Shared {
     pub deltas: Vec<Option<String>>,
 }
 
+/// What sessions are told besides the files that are given to them.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// All sessions.
+    pub(crate) common: CommonTexts,
+    /// Sessions of APIs.
+    pub(crate) instructions: Instructions,
+}
+
 /// Reads the files, stores the base, and returns the task's part.
 ///
 /// # Errors
-/// When a file is not a context, or the coordinator refuses the base.
+/// When a file is not a context, a context is too large, or the coordinator refuses the base.
 pub(crate) async fn put(
     access: &Access,
     project: &ProjectId,
     (files, settings): (&[String], &ContextSettings),
-    instructions: &Instructions,
+    told: &Told,
     workers: &[Worker],
 ) -> anyhow::Result<Shared> {
-    let mut contexts = read(files, workers, settings.most_bytes())?;
-    instructions.add(access, workers, &mut contexts).await?;
+    let most = settings.most_bytes();
+    let mut contexts = read(files, workers, most)?;
+    told.instructions.add(access, workers, &mut contexts).await?;
+    for context in &mut contexts {
+        *context = told.common.within(context);
+        let bytes = context.canonical().len();
+        if bytes > most {
+            let text = format!(
+                "a context has {bytes} bytes with the files that are added to it; the limit is {most} (`max_kib` in \
+                 [context])"
+            );
+            return Err(Refusal::usage(text).into());
+        }
+    }
     if files.is_empty() && contexts.iter().all(|context| context.members().is_empty()) {
         return Ok(Shared {
             base: None,
@@ -51,7 +70,7 @@ pub(crate) async fn put(
     let split = context::split_pinned(&contexts, &pins);
     let Split { base, deltas } = split.map_err(|wrong| Refusal::usage(format!("[context]: {wrong}")))?;
     let digest = base.digest();
-    store(access, project, &digest, base.canonical()).await?;
+    sent_contexts::send(access, project, &digest, base.canonical().into()).await?;
     Ok(Shared {
         base: Some(digest),
         deltas: deltas.into_iter().map(|delta| delta.map(|d| d.canonical())).collect(),
@@ -61,25 +80,23 @@ pub(crate) async fn put(
 /// The context of each worker: the file of its session, or else of its adapter and model, of its adapter,
 /// or for all; or else empty.
 fn read(files: &[String], workers: &[Worker], most: usize) -> anyhow::Result<Vec<Context>> {
+    let known: BTreeSet<String> = workers.iter().flat_map(names).flatten().collect();
     let mut for_all = None;
     let mut named: BTreeMap<&str, Context> = BTreeMap::new();
     for entry in files {
         match entry.split_once('=') {
-            Some((who, file)) => {
-                if !workers
-                    .iter()
-                    .any(|worker| names(worker).iter().flatten().any(|name| name == who))
-                {
-                    let known: BTreeSet<String> = workers.iter().flat_map(names).flatten().collect();
-                    let known = known.into_iter().collect::<Vec<_>>().join(", ");
-                    let message = format!("--context {entry:?}: no session of this task is {who:?}; there are {known}");
-                    return Err(Refusal::usage(message).into());
-                }
+            Some((who, file)) if known.contains(who) => {
                 if named.insert(who, parse(file, most)?).is_some() {
                     return Err(Refusal::usage(format!("two contexts were given for {who}")).into());
                 }
             }
-            None => {
+            // A file may have such a name.
+            Some((who, _)) if !Path::new(entry).is_file() => {
+                let known = known.into_iter().collect::<Vec<_>>().join(", ");
+                let message = format!("--context {entry:?}: no session of this task is {who:?}; there are {known}");
+                return Err(Refusal::usage(message).into());
+            }
+            Some(_) | None => {
                 if for_all.replace(parse(entry, most)?).is_some() {
                     return Err(Refusal::usage("two contexts were given for all sessions").into());
                 }
@@ -123,39 +140,6 @@ fn parse(file: &str, most: usize) -> anyhow::Result<Context> {
         .map_err(|e| Refusal::usage(format!("{file} is not a context: {e:#}")).into())
 }
 
-async fn store(access: &Access, project: &ProjectId, digest: &Digest, content: String) -> anyhow::Result<()> {
-    let inline = content.len() <= kage_proto::MAX_INLINE;
-    let content = bytes::Bytes::from(content);
-    if !inline {
-        upload(access, project, digest, content.clone()).await?;
-    }
-    let request = v1::PutContextRequest {
-        request_id: crate::tasks::request_id(),
-        project: project.to_string(),
-        digest: digest.to_string(),
-        content: if inline { content } else { bytes::Bytes::new() },
-    };
-    access
-        .client
-        .contexts()
-        .put_context(request)
-        .await
-        .map_err(ApiError::from)?;
-    Ok(())
-}
-
-async fn upload(access: &Access, project: &ProjectId, digest: &Digest, content: bytes::Bytes) -> anyhow::Result<()> {
-    let url = format!("{}{}", access.url, blob::blob_path(project, digest));
-    crate::http::client(access)?
-        .put(url)
-        .body(content)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .context("cannot send the context to the coordinator")?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +166,8 @@ mod tests {
         let refused = read(&[format!("gemini={codex}")]).unwrap_err().to_string();
         assert!(refused.contains("there are claude-code, codex"), "{refused}");
         assert!(read(&[all.clone(), all]).is_err());
+        let odd = read(&[file("a=b.json", r#"{"a":3}"#)]).unwrap();
+        assert_eq!(odd[0].canonical(), r#"{"a":3}"#);
         assert!(read(&[file("null.json", r#"{"a":null}"#)]).is_err());
         let long = file("long.json", &format!(r#"{{"a":"{}"}}"#, "x".repeat(1 << 10)));
         assert!(read(&[long]).unwrap_err().to_string().contains("max_kib"));

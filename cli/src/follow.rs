@@ -13,6 +13,7 @@ use crate::hold::{self, now};
 use crate::live;
 use crate::output::{Output, note};
 use crate::progress::Progress;
+use crate::sent_contexts;
 use crate::tasks;
 use crate::view::{self, OfTaskJson};
 use crate::watch::{Request, Watch};
@@ -119,6 +120,9 @@ pub async fn with(
             }
             Some(Item::Event(event)) => {
                 progress.event(&event);
+                if is_warning(&event) {
+                    bring_context_back(access, &last).await;
+                }
                 out.map_or(Ok(()), |out| out.happening("event", &OfTaskJson::of(&last.id, &*event)))?;
             }
             Some(Item::Output(_)) => {}
@@ -127,6 +131,21 @@ pub async fn with(
     }
     progress.finish();
     Ok(Followed::Ended(last))
+}
+
+fn is_warning(event: &v1::SessionEvent) -> bool {
+    let body = event.event.as_ref().and_then(|event| event.body.as_ref());
+    matches!(body, Some(v1::event::Body::Warning(_)))
+}
+
+/// A warning may be that a session waits for the base context of its task.
+async fn bring_context_back(access: &Access, task: &v1::Task) {
+    let Some(spec) = &task.spec else { return };
+    if let Err(error) = sent_contexts::bring_back(access, spec).await {
+        note(&format!(
+            "warning: the base context of the task could not be sent again: {error:#}"
+        ));
+    }
 }
 
 /// Asks whether the task should continue or stop. True: it continues without this command.

@@ -86,9 +86,12 @@ impl RunPlan {
             environment,
             include: place.patterns(flags, user, |run| &run.include)?,
             contexts: place.contexts(flags, user)?,
-            context_settings: match place.project() {
-                Some(project) => settings.context.or(&project.context),
-                None => settings.context.clone(),
+            context_settings: ContextSettings {
+                files: place.context_files(&settings.context)?,
+                ..match place.project() {
+                    Some(project) => settings.context.or(&project.context),
+                    None => settings.context.clone(),
+                }
             },
             fresh_baseline: all.fresh_baseline.unwrap_or(false),
             committed: all.committed.unwrap_or(false),

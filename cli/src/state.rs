@@ -104,6 +104,12 @@ impl StateDir {
         self.0.join("results")
     }
 
+    /// Copies of the base contexts that were sent from here.
+    #[must_use]
+    pub fn contexts(&self) -> PathBuf {
+        self.0.join("contexts")
+    }
+
     /// Which files of settings results have changed, and to what.
     #[must_use]
     pub fn settings_of_results(&self) -> PathBuf {

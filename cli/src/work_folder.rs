@@ -16,7 +16,7 @@ use kage_git::UserRepo;
 
 use crate::exit::Refusal;
 use crate::output::note;
-use crate::settings::{self, ProjectSettings, RunOptions};
+use crate::settings::{self, ContextSettings, ProjectSettings, RunOptions};
 use crate::view;
 
 /// The place of a run in its repository.
@@ -178,6 +178,18 @@ impl WorkFolder {
                 .map(|entry| file.context(entry))
                 .collect(),
             (None, None) => Ok(Vec::new()),
+        }
+    }
+
+    /// The patterns of files that all sessions are told, from the repository's top: a person's own are written
+    /// from there.
+    ///
+    /// # Errors
+    /// When one of `kage.toml` leads out of the repository.
+    pub fn context_files(&self, user: &ContextSettings) -> Result<Vec<String>, Refusal> {
+        match &self.project {
+            Some(file) if user.files.is_empty() => from_top(file.folder.as_ref(), &file.settings.context.files),
+            Some(_) | None => from_top(None, &user.files),
         }
     }
 

@@ -125,6 +125,8 @@ struct AgentLink {
     /// Receivers learn of the end of the connection too.
     pulse: watch::Sender<Pulse>,
     answers_pings: bool,
+    /// The newest version of context deltas that the agent reads.
+    context_deltas: u32,
     outbox: Outbox,
     cut: CancellationToken,
 }

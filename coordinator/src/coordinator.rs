@@ -1,5 +1,5 @@
 //! The state that all services share: the store and everything that depends on it. How that
-//! follows the store is in `following`.
+//! follows the store is in `following`, and what is done about lost contexts in `lost`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,9 +32,11 @@ use crate::topics::Topics;
 
 pub(crate) mod deletion;
 pub(crate) mod following;
+pub(crate) mod lost;
 pub(crate) mod unsaved;
 
 use following::Following;
+use lost::LostContexts;
 use unsaved::Unsaved;
 
 /// Files of dropped tasks.
@@ -52,6 +54,8 @@ pub(crate) struct Coordinator {
     pub(crate) store: Store,
     pub(crate) following: Following,
     pub(crate) blobs: Arc<Blobs>,
+    /// Base contexts whose bytes somebody waits for.
+    pub(crate) lost: LostContexts,
     pub(crate) repositories: Arc<Repositories>,
     /// What agents deliver goes into these, and tasks rest on them.
     pub(crate) objects: Arc<dyn Objects>,

@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
-use kage_core::ledger::{CallRow, Reservation};
+use kage_core::ledger::{CallRow, CostTable, CostsBy, Reservation};
 use kage_core::price::PriceTable;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -404,6 +404,15 @@ impl Store {
         let filter = filter.clone();
         let limit = limit.clamp(1, MAX_PAGE);
         self.read(move |reads| reads.calls(&filter, after, limit)).await
+    }
+
+    /// What rows of the ledger add up to.
+    ///
+    /// # Errors
+    /// When the engine failed.
+    pub async fn costs(&self, filter: &CallFilter, by: CostsBy) -> Result<CostTable, ReadError> {
+        let filter = filter.clone();
+        self.read(move |reads| reads.costs(&filter, by)).await
     }
 
     /// What is held back for calls that did not end.

@@ -15,7 +15,7 @@ use std::fmt;
 use crate::id::Digest;
 use crate::json::{InvalidJson, Json, JsonPointer, Members, write_canonical_object};
 
-pub use delta::{Delta, DeltaMismatch, FinePatch, MAX_CONTEXT_BYTES};
+pub use delta::{DELTA_VERSION, Delta, DeltaMismatch, FinePatch, MAX_CONTEXT_BYTES};
 pub use divide::{Divided, NotOverridden, divide, overridden};
 pub use edits::Misfit;
 pub use patch::{diff, merge};

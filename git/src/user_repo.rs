@@ -216,6 +216,19 @@ impl UserRepo {
         self.git("cat-file").args(["-e", name.as_str()]).run_to_status().await
     }
 
+    /// The files of the working tree that git knows, and those that it does not ignore: paths from its top,
+    /// sorted. One that was deleted may be among them.
+    pub async fn files(&self) -> Result<Vec<PathBuf>, GitError> {
+        let list = ["--cached", "--others", "--exclude-standard", "-z"];
+        let output = self.git("ls-files").args(list).run().await?;
+        let mut files: Vec<_> = split(&output)
+            .map(|path| PathBuf::from(OsStr::from_bytes(path)))
+            .collect();
+        files.sort();
+        files.dedup();
+        Ok(files)
+    }
+
     /// The commit of HEAD; `None` before the first commit.
     pub async fn head(&self) -> Result<Option<Oid>, GitError> {
         let git_dir = self.git_dir.clone();

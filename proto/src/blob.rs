@@ -7,6 +7,13 @@ use kage_core::id::{Digest, ProjectId, RepositoryName};
 /// GetContextStats.
 pub const AGENT_HEADER: &str = "x-kage-agent";
 
+/// The header of a GET with which an agent asks for a base context that the coordinator lost: it waits a while
+/// for somebody to bring it.
+pub const LOST_HEADER: &str = "x-kage-lost";
+
+/// The header of its answer: who brought the context, for people.
+pub const BROUGHT_BY_HEADER: &str = "x-kage-brought-by";
+
 /// The path of a blob, for HEAD, GET and PUT.
 #[must_use]
 pub fn blob_path(project: &ProjectId, digest: &Digest) -> String {

@@ -70,7 +70,8 @@ pub(super) async fn run(
     let project = &attempt.work.project;
     let prepared = attempt
         .unless_stopped(async {
-            let prepared = attempt.resources.contexts.prepare(project, work).await;
+            let contexts = &attempt.resources.contexts;
+            let prepared = contexts.prepare(project, work, &attempt.warnings()).await;
             prepared.map_err(|error| error.failure())
         })
         .await?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::contain::Containment;
+use kage_core::context::DELTA_VERSION;
 use kage_core::id::{AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
@@ -245,6 +246,7 @@ impl Connection {
             answers_pings: true,
             machine: self.parts.machine.clone(),
             contained: self.parts.contained.clone(),
+            context_deltas: DELTA_VERSION,
         };
         link::connect(url, keyring, hello)
     }
@@ -323,6 +325,12 @@ impl Connection {
                 }
             }
             Some(FromCoordinator::TakeCheckpoint(wanted)) => self.take_checkpoint(wanted),
+            Some(FromCoordinator::SendContext(wanted)) => {
+                let resources = Arc::clone(&self.parts.resources);
+                // Beside the loop: a context may be large.
+                self.running
+                    .spawn(async move { resources.contexts.bring_back(&wanted).await });
+            }
             Some(FromCoordinator::Ping(v1::Ping { sequence })) => {
                 self.send(ToCoordinator::Pong(v1::Pong { sequence }));
             }

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use kage_core::cause::chain;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::id::{AgentId, Digest, ProjectId};
-use kage_proto::blob::{AGENT_HEADER, blob_path};
+use kage_proto::blob::{AGENT_HEADER, BROUGHT_BY_HEADER, LOST_HEADER, blob_path};
 use reqwest::StatusCode;
 use sha2::Digest as _;
 use tokio::io::{AsyncRead, AsyncSeekExt as _, AsyncWriteExt as _};
@@ -127,22 +127,43 @@ impl Blobs {
 
     /// Gets a whole blob and checks it.
     pub(crate) async fn get(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, BlobError> {
+        Ok(self.whole(digest, || self.get_request(project, digest)).await?.0)
+    }
+
+    /// Gets a base context that the coordinator lost, as soon as somebody brings it; and who that was, for
+    /// people. A coordinator that cannot ask for it answers as if for [`get`](Self::get).
+    pub(crate) async fn get_lost(
+        &self,
+        project: &ProjectId,
+        digest: &Digest,
+    ) -> Result<(Bytes, Option<String>), BlobError> {
+        let request = || self.get_request(project, digest).header(LOST_HEADER, "1");
+        self.whole(digest, request).await
+    }
+
+    async fn whole(
+        &self,
+        digest: &Digest,
+        request: impl Fn() -> reqwest::RequestBuilder + Send,
+    ) -> Result<(Bytes, Option<String>), BlobError> {
         let mut tries = Tries::default();
         loop {
             let received = async {
-                let response = self.get_request(project, digest).send().await?;
+                let response = request().send().await?;
                 let status = response.status();
-                Ok::<_, Lost>((status, response.bytes().await?))
+                let by = response.headers().get(BROUGHT_BY_HEADER);
+                let by = by.and_then(|by| by.to_str().ok()).map(str::to_owned);
+                Ok::<_, Lost>((status, response.bytes().await?, by))
             };
             match received.await {
-                Ok((StatusCode::OK, bytes)) => {
+                Ok((StatusCode::OK, bytes, by)) => {
                     return if Digest::of(&bytes) == *digest {
-                        Ok(bytes)
+                        Ok((bytes, by))
                     } else {
                         Err(BlobError::Mismatch { digest: digest.clone() })
                     };
                 }
-                Ok((status, _)) => tries.refused(status, digest, &self.random).await?,
+                Ok((status, ..)) => tries.refused(status, digest, &self.random).await?,
                 Err(error) => tries.failed(error, &self.random).await?,
             }
         }

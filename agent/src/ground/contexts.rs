@@ -1,12 +1,12 @@
 //! Base contexts on this machine: each is fetched once, however many sessions need it at the same
-//! time, checked against its digest, and stored as a file. `disk` decides what is removed when they
-//! are too many.
+//! time, checked against its digest, and stored as a file. One that the coordinator lost is waited for, and
+//! brought back to it when it is here. `disk` decides what is removed when they are too many.
 
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use kage_core::cause::chain;
@@ -17,11 +17,20 @@ use kage_core::id::{Digest, ProjectId};
 use kage_core::json::InvalidPointer;
 use kage_core::prompt::{self, Prompt};
 use kage_proto::convert::agent::{PromptText, SessionWork};
+use kage_proto::v1;
 use tokio::sync::OwnedRwLockReadGuard;
+use tokio::time::Instant;
 
 use crate::ground::blobs::{BlobError, Blobs};
+use crate::ground::port::Warnings;
 use crate::ground::uses::Uses;
 use crate::identity::state::Paths;
+
+/// How long a context may take to be sent to a coordinator that lost it: sessions wait for that.
+const BRINGING: Duration = Duration::from_secs(60);
+
+/// For how long it is known that nobody has a context.
+const SAME_LOSS: Duration = Duration::from_secs(5);
 
 /// Why a session's prompt could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +82,17 @@ pub(crate) struct Base {
     _use: OwnedRwLockReadGuard<()>,
 }
 
+/// Whose turn it is to fetch a context, and when nobody had it.
+type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
+
 #[derive(Debug)]
 pub(crate) struct Contexts {
     paths: Paths,
     blobs: Blobs,
     uses: Uses,
-    /// The task that fetches a digest holds its lock; the others find the file afterwards.
-    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+    /// The task that fetches a digest holds its lock; the others find the file afterwards, or when it was found
+    /// that nobody has it.
+    fetching: Mutex<HashMap<Digest, Turn>>,
 }
 
 impl Contexts {
@@ -92,7 +105,13 @@ impl Contexts {
         }
     }
 
-    pub(crate) async fn prepare(&self, project: &ProjectId, work: &SessionWork) -> Result<Prepared, PromptError> {
+    /// The prompt of a session. What its people should know of it is told.
+    pub(crate) async fn prepare(
+        &self,
+        project: &ProjectId,
+        work: &SessionWork,
+        warnings: &Warnings,
+    ) -> Result<Prepared, PromptError> {
         let task = match &work.prompt {
             PromptText::Inline(text) => text.clone(),
             PromptText::Blob(digest) => {
@@ -109,7 +128,7 @@ impl Contexts {
             _use: self.uses.of(&path).read_owned().await,
             path,
         };
-        let content = self.base(project, digest).await?;
+        let content = self.base(project, digest, warnings).await?;
         let base = Context::parse(&content).map_err(PromptError::Malformed)?;
         let delta = work
             .context_delta
@@ -131,18 +150,27 @@ impl Contexts {
     }
 
     /// The content of a base context, which is in its file afterwards.
-    async fn base(&self, project: &ProjectId, digest: &Digest) -> Result<Bytes, PromptError> {
+    async fn base(&self, project: &ProjectId, digest: &Digest, warnings: &Warnings) -> Result<Bytes, PromptError> {
         let lock = {
             let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
             fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(fetching.entry(digest.clone()).or_default())
         };
-        let _turn = lock.lock().await;
+        let mut nobody_had_it = lock.lock().await;
         let path = self.paths.context(digest);
         if let Some(content) = kept(path.clone(), digest.clone()).await {
             return Ok(content);
         }
-        let content = self.blobs.get(project, digest).await.map_err(PromptError::Base)?;
+        let content = match self.blobs.get(project, digest).await {
+            // Those who waited for their turn do not wait once more.
+            Err(BlobError::Missing { .. }) if nobody_had_it.is_none_or(|at| at.elapsed() > SAME_LOSS) => {
+                let content = self.brought_back(project, digest, warnings).await;
+                *nobody_had_it = content.is_err().then(Instant::now);
+                content
+            }
+            answered => answered,
+        };
+        let content = content.map_err(PromptError::Base)?;
         let copy = content.clone();
         let io = |source| PromptError::Io {
             path: path.clone(),
@@ -154,6 +182,42 @@ impl Contexts {
             .map_err(|error| io(std::io::Error::other(error)))?
             .map_err(io)?;
         Ok(content)
+    }
+
+    /// The content of a base context that the coordinator lost, from another agent or a client.
+    async fn brought_back(
+        &self,
+        project: &ProjectId,
+        digest: &Digest,
+        warnings: &Warnings,
+    ) -> Result<Bytes, BlobError> {
+        // A client that watches the task sees this, and sends its copy.
+        warnings
+            .tell("the coordinator lost the base context of this task: waiting for a copy of it".to_owned())
+            .await;
+        let (content, by) = self.blobs.get_lost(project, digest).await?;
+        let by = by.unwrap_or_else(|| "another one".to_owned());
+        warnings
+            .tell(format!(
+                "the base context of this task was restored: {by} had a copy; check the disk of the coordinator"
+            ))
+            .await;
+        Ok(content)
+    }
+
+    /// Sends a base context to the coordinator, which lost it, if it is here.
+    pub(crate) async fn bring_back(&self, wanted: &v1::SendContext) {
+        let (Ok(project), Ok(digest)) = (wanted.project.parse(), wanted.digest.parse::<Digest>()) else {
+            return tracing::warn!(digest = wanted.digest, "the coordinator named a malformed context");
+        };
+        let Some(content) = kept(self.paths.context(&digest), digest.clone()).await else {
+            return;
+        };
+        match tokio::time::timeout(BRINGING, self.blobs.put(&project, content)).await {
+            Ok(Ok(_)) => tracing::info!(%digest, "sent a context that the coordinator lost"),
+            Ok(Err(error)) => tracing::warn!(%digest, error = chain(&error), "a lost context cannot be sent"),
+            Err(_) => tracing::warn!(%digest, "sending a lost context took too long"),
+        }
     }
 }
 

@@ -29,7 +29,14 @@ struct StatsJson<'a> {
     stats: JsonMessage,
     /// Of the base: its bytes / 4, an estimate.
     tokens_estimated: u64,
+    /// Of the prompt, which each session gets beside its context.
+    prompt_bytes: u64,
     billed: Billed,
+}
+
+/// About how many tokens that many bytes are.
+const fn tokens(bytes: u64) -> u64 {
+    bytes / 4
 }
 
 /// The input of a task's sessions, in tokens, as their providers or programs reported it.
@@ -94,6 +101,12 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
     let access = invocation.existing().await?;
     let task = tasks::find(&access, asked).await?;
     let billed = Billed::of(&task.sessions);
+    let prompt = task.spec.as_ref().map_or(0, |spec| spec.prompt.len());
+    let prompt_bytes = u64::try_from(prompt).unwrap_or(u64::MAX);
+    let prompt_words = format!(
+        "prompt: {prompt_bytes} bytes (about {} tokens), the same for all sessions\n",
+        tokens(prompt_bytes)
+    );
     if task.spec.as_ref().is_some_and(|spec| spec.context_base.is_empty()) {
         let nothing = v1::GetContextStatsResponse {
             sessions: u64::try_from(task.sessions.len()).unwrap_or(u64::MAX),
@@ -103,11 +116,14 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
             digest: "",
             stats: JsonMessage::of(&nothing),
             tokens_estimated: 0,
+            prompt_bytes,
             billed,
         };
         invocation.out.result("context_stats", &json)?;
-        let words = "no base: the task has no context, and its sessions get their prompts in their offers\n";
-        invocation.out.text(&format!("{words}{}", billed.words()))?;
+        let words = "no base: the task has no context, and its sessions are told nothing but its prompt\n";
+        invocation
+            .out
+            .text(&format!("{words}{prompt_words}{}", billed.words()))?;
         return Ok(Exit::Done);
     }
     let (project, digest) = base_of(&task)?;
@@ -120,7 +136,8 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
     let json = StatsJson {
         digest: digest.as_str(),
         stats: JsonMessage::of(&stats),
-        tokens_estimated: stats.size / 4,
+        tokens_estimated: tokens(stats.size),
+        prompt_bytes,
         billed,
     };
     invocation.out.result("context_stats", &json)?;
@@ -129,14 +146,20 @@ pub(super) async fn stats(invocation: &Invocation, asked: Option<String>) -> any
         "base {}: {} bytes (about {} tokens), used by {} sessions whose deltas have {} bytes\nsent: {sent} bytes in all; one copy per session would be {} bytes\n",
         view::short_id(digest.as_str()),
         stats.size,
-        stats.size / 4,
+        tokens(stats.size),
         stats.sessions,
         stats.delta_bytes,
         stats.size.saturating_mul(stats.sessions),
     );
     for row in &stats.sent {
-        text += &format!("  {}: {} times, {} bytes\n", row.agent, row.times, row.bytes);
+        let agent = view::printable(&row.agent);
+        let about = tokens(row.bytes);
+        text += &format!(
+            "  {agent}: {} times, {} bytes (about {about} tokens)\n",
+            row.times, row.bytes
+        );
     }
+    text += &prompt_words;
     text += &billed.words();
     invocation.out.text(&text)?;
     Ok(Exit::Done)
@@ -149,7 +172,8 @@ fn base_of(task: &v1::Task) -> anyhow::Result<(ProjectId, Digest)> {
         .context("the coordinator sent a task without a spec")?;
     if spec.context_base.is_empty() {
         let message = format!(
-            "task {} has no context; create one with `kage run --context FILE`",
+            "task {} has no context, no verify command and no instructions of its repository; `kage run --context \
+             FILE` gives it a context",
             view::short_id(&task.id)
         );
         return Err(Refusal::not_found(message).into());

@@ -18,8 +18,9 @@ use super::wait;
 use crate::again::{self, Again};
 use crate::args::Run;
 use crate::base::{self, excludes};
+use crate::common_texts::CommonTexts;
 use crate::connect::Access;
-use crate::contexts;
+use crate::contexts::{self, Told};
 use crate::editor;
 use crate::environment::LeftValues;
 use crate::exit::{Detail, Exit, Refusal};
@@ -32,6 +33,7 @@ use crate::landing;
 use crate::output::note;
 use crate::result;
 use crate::run_plan::{MAX_HOLD, RunPlan};
+use crate::sent_contexts;
 use crate::settings::Settings;
 use crate::table::Shape;
 use crate::tasks;
@@ -154,18 +156,16 @@ async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) ->
     let prompt = asked_prompt(args.prompt.as_deref(), args.prompt_file.as_deref(), what)?;
     let access = invocation.started().await?;
     let project = access.project.clone();
+    let told = told(repository, &plan).await?;
     let options = SnapshotOptions {
         committed: plan.committed,
         include: plan.include,
     };
-    // With --committed the files here need not be those of the base.
-    let told = plan.context_settings.instructions.unwrap_or(true) && !plan.committed;
-    let instructions = told.then(|| Instructions::of(repository.root()));
     let shared = contexts::put(
         &access,
         &project,
         (&plan.contexts, &plan.context_settings),
-        &instructions.unwrap_or_default(),
+        &told,
         &plan.workers,
     )
     .await?;
@@ -209,12 +209,36 @@ async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) ->
     })
 }
 
+/// What sessions are told besides contexts that are given to them. With --committed the files here need not be
+/// those of the base, and are not told.
+async fn told(repository: &UserRepo, plan: &RunPlan) -> anyhow::Result<Told> {
+    let settings = &plan.context_settings;
+    let mut common = CommonTexts::default();
+    if settings.verify.unwrap_or(true) {
+        common.tell_checks(&plan.policy.verify);
+    }
+    if plan.committed {
+        return Ok(Told {
+            common,
+            instructions: Instructions::default(),
+        });
+    }
+    let most = settings.most_of_file();
+    common.tell_files(repository, &settings.files, most).await?;
+    let instructions = match settings.instructions.unwrap_or(true) {
+        true => Instructions::of(repository.root()),
+        false => Instructions::default(),
+    };
+    Ok(Told { common, instructions })
+}
+
 /// An earlier task once more.
 async fn again(invocation: &Invocation, args: &Run, repository: &UserRepo, task: String) -> anyhow::Result<Asked> {
     let access = invocation.existing().await?;
     let options = args.options.clone().or(invocation.settings.run.clone());
     let Again { spec, origin } = again::of(&access, repository, args, &invocation.settings.run, task).await?;
     tell(&spec.environment);
+    sent_contexts::bring_back(&access, &spec.clone().into()).await?;
     Ok(Asked {
         access,
         spec,

@@ -13,6 +13,12 @@ pub struct ContextSettings {
     pub base: Vec<String>,
     /// Fields, as JSON pointers, that stand in no base: those that differ from task to task.
     pub tail: Vec<String>,
+    /// Files of the repository that all sessions are told, as patterns from the folder of this file.
+    pub files: Vec<String>,
+    /// The most KiB of one of them [default: 256].
+    pub file_max_kib: Option<u32>,
+    /// Whether sessions are told how results are checked [default: true].
+    pub verify: Option<bool>,
     /// Whether sessions of APIs are told what AGENTS.md and CLAUDE.md say [default: true].
     pub instructions: Option<bool>,
     /// The most KiB of one context [default: 65536].
@@ -27,6 +33,9 @@ impl ContextSettings {
         Self {
             base: either(&self.base, &other.base),
             tail: either(&self.tail, &other.tail),
+            files: either(&self.files, &other.files),
+            file_max_kib: self.file_max_kib.or(other.file_max_kib),
+            verify: self.verify.or(other.verify),
             instructions: self.instructions.or(other.instructions),
             max_kib: self.max_kib.or(other.max_kib),
         }
@@ -44,6 +53,12 @@ impl ContextSettings {
             base: read(&self.base)?,
             tail: read(&self.tail)?,
         })
+    }
+
+    /// The most bytes of a file of `files`.
+    #[must_use]
+    pub fn most_of_file(&self) -> u64 {
+        self.file_max_kib.map_or(256 << 10, |kib| u64::from(kib) << 10)
     }
 
     /// The most bytes of one context.

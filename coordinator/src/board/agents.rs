@@ -91,6 +91,7 @@ impl Board {
             serial,
             pulse,
             answers_pings: false,
+            context_deltas: 1,
             outbox,
             cut: cut.clone(),
         };
@@ -190,6 +191,34 @@ impl Board {
                 link.answers_pings = true;
             }
         });
+    }
+
+    /// Notes which context deltas the agent reads.
+    pub(crate) fn reads_context_deltas(&mut self, agent: AgentId, serial: Serial, newest: u32) {
+        self.members.change(agent, |member| {
+            if let Presently::Connected(link) = &mut member.presently
+                && link.serial == serial
+            {
+                link.context_deltas = newest;
+            }
+        });
+    }
+
+    /// The newest version of context deltas that the agent reads.
+    pub(crate) fn context_deltas(&self, agent: AgentId) -> u32 {
+        let link = self.members.get(agent).and_then(Member::link);
+        link.map_or(1, |link| link.context_deltas)
+    }
+
+    /// Sends a message to every connected agent of a project. One whose queue is full is left out: it is asked
+    /// a favour.
+    pub(crate) fn ask_all(&self, project: &ProjectId, message: &v1::ConnectResponse) {
+        let of_project = |member: &&Member| member.project.as_ref().is_none_or(|own| own == project);
+        for link in self.members.iter().filter(of_project).filter_map(Member::link) {
+            if link.outbox.try_send(Ok(message.clone())).is_err() {
+                tracing::debug!("an agent reads too slowly to be asked");
+            }
+        }
     }
 
     /// The agent's connection from another start than `boot`.

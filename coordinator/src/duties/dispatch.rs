@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kage_core::attempt::{AttemptState, EndReason};
+use kage_core::cause::chain;
 use kage_core::checkpoint::{Checkpoint, Resume};
-use kage_core::context::{Delta, overridden};
-use kage_core::id::{AgentId, AttemptId, AttemptToken, OfferId};
+use kage_core::context::{Context, Delta, overridden};
+use kage_core::id::{AgentId, AttemptId, AttemptToken, Digest, OfferId, ProjectId};
 use kage_core::job::{JobKind, JobState};
 use kage_core::protect::left_alone;
 use kage_core::session::Session;
@@ -138,14 +139,56 @@ async fn offer(coordinator: Arc<Coordinator>, id: OfferId, pick: Pick) {
         token_hash: token.hash(),
         number: work.number,
     };
+    let mut work = describe(work);
+    let reads = coordinator.board().context_deltas(pick.agent);
+    speak_older(&coordinator, &mut work, reads).await;
     let message = v1::ConnectResponse {
         message: Some(v1::connect_response::Message::Offer(Box::new(v1::Offer {
             offer_id: id.to_string(),
             key: Some(AttemptKey { attempt, token }.into()),
-            work: Some(describe(work).into()),
+            work: Some(work.into()),
         }))),
     };
     coordinator.board().send(id, offered, message, Instant::now());
+}
+
+/// Writes the session's context delta in a version that the agent reads. Where that cannot be done, because the
+/// base is lost, the agent learns so when it fetches the base.
+async fn speak_older(coordinator: &Coordinator, work: &mut Work, reads: u32) {
+    let WorkKind::Session(session) = &mut work.kind else {
+        return;
+    };
+    let (Some(digest), Some(text)) = (&session.context_base, &session.context_delta) else {
+        return;
+    };
+    // CreateTask accepted only deltas that parse.
+    let Ok(delta) = Delta::parse(text.as_bytes()) else {
+        return;
+    };
+    if delta.version() <= reads {
+        return;
+    }
+    match in_version_1(coordinator, &work.project, digest, delta).await {
+        Ok(delta) => session.context_delta = delta,
+        Err(why) => tracing::warn!(%digest, why, "a context delta cannot be written for an older agent"),
+    }
+}
+
+async fn in_version_1(
+    coordinator: &Coordinator,
+    project: &ProjectId,
+    base: &Digest,
+    delta: Delta,
+) -> Result<Option<String>, String> {
+    let content = coordinator.blobs.read(project, base).await;
+    let content = content.map_err(|error| chain(&error))?;
+    // A context may be large.
+    let written = tokio::task::spawn_blocking(move || {
+        let base = Context::parse(&content).map_err(|error| chain(&error))?;
+        let delta = delta.in_version_1(&base).map_err(|error| chain(&error))?;
+        Ok(delta.map(|delta| delta.canonical()))
+    });
+    written.await.map_err(|error| chain(&error)).flatten()
 }
 
 fn describe(work: store::Work) -> Work {

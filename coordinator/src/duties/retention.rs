@@ -158,7 +158,9 @@ pub(crate) async fn left_by(coordinator: &Coordinator, task: TaskId) -> Result<I
     let Some(view) = store.task(task).await? else {
         return Ok(left);
     };
-    let mut blobs = Vec::from_iter(view.task.spec.prompt_blob);
+    // A base context may be that of other tasks too: what they name stays.
+    let spec = &view.task.spec;
+    let mut blobs = Vec::from_iter(spec.prompt_blob.iter().chain(&spec.context_base).cloned());
     for session in &view.sessions {
         left.sessions.insert(session.id);
         for checkpoint in store.checkpoints(task, session.id).await? {

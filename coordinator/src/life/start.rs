@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::board::Board;
 use crate::config::Config;
 use crate::coordinator::following::Following;
+use crate::coordinator::lost::LostContexts;
 use crate::coordinator::unsaved::Unsaved;
 use crate::coordinator::{Coordinator, Fences};
 use crate::data::authority::{self, Authority};
@@ -205,6 +206,7 @@ impl Locked {
             store,
             following,
             blobs,
+            lost: LostContexts::default(),
             repositories,
             objects,
             outputs: Outputs::new(data.output(), Arc::clone(&topics), ports.blocking),

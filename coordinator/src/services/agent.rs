@@ -160,6 +160,7 @@ impl Session {
         outbox: Outbox,
     ) -> Result<(Self, Joined), ApiError> {
         let (id, boot, answers_pings) = (hello.agent, hello.boot, hello.answers_pings);
+        let context_deltas = hello.context_deltas;
         let said = Agent {
             id,
             name: hello.name.clone(),
@@ -204,6 +205,7 @@ impl Session {
             if answers_pings {
                 board.answers_pings(id, joined.serial);
             }
+            board.reads_context_deltas(id, joined.serial, context_deltas);
             joined
         };
         if !joined.forgotten.is_empty() {

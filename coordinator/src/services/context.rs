@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::room::Room;
 use super::{principal, request};
 use crate::coordinator::Coordinator;
+use crate::coordinator::lost::A_CLIENT;
 use crate::data::blobs::BlobError;
 use crate::door::auth::Principal;
 use crate::refusals::{internal, read_error, store_error};
@@ -36,10 +37,10 @@ impl ContextService for Contexts {
         let (project, digest) = names(&caller, &message.project, &message.digest)?;
         let request = request(&self.0, &caller, &message.request_id, &(&project, &digest))?;
         let known = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
-        // Its file may have been lost: whoever has the content brings it back.
+        // Its file may have been collected, because no task needed it, or lost.
         let known = match known {
             Some(size) if self.is_lost(&project, &digest).await? => {
-                tracing::warn!(%project, %digest, size, "the file of a context was lost, and a client sends it again");
+                tracing::info!(%project, %digest, size, "a client sends a context whose file is gone");
                 None
             }
             known => known,
@@ -54,12 +55,13 @@ impl ContextService for Contexts {
         };
         let command = PutContext {
             request,
-            project,
+            project: project.clone(),
             digest: digest.clone(),
             size,
             now: self.0.now(),
         };
         let put = self.0.apply(command).await.map_err(store_error)?;
+        self.0.lost.brought(&project, &digest, A_CLIENT);
         Ok(Response::new(v1::PutContextResponse {
             digest: digest.into(),
             created: put.created,
@@ -78,8 +80,11 @@ impl ContextService for Contexts {
         let size = self.0.store.context_size(&project, &digest).await.map_err(read_error)?;
         let size = size.ok_or_else(|| unknown(&digest))?;
         let content = if size <= MAX_INLINE as u64 {
-            let bytes = self.0.blobs.read(&project, &digest).await;
-            bytes.map_err(|error| internal("the context could not be read", &error))?
+            match self.0.blobs.read(&project, &digest).await {
+                Ok(bytes) => bytes,
+                Err(BlobError::NotFound(_)) => return Err(unknown(&digest).into()),
+                Err(error) => return Err(internal("the context could not be read", &error).into()),
+            }
         } else {
             Bytes::new()
         };

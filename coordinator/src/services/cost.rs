@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kage_core::ledger::CostTable;
 use kage_proto::convert::time::time;
 use kage_proto::convert::{cost, parse_optional};
 use kage_proto::status::ApiError;
@@ -10,12 +9,12 @@ use kage_proto::v1;
 use kage_proto::v1::cost_service_server::CostService;
 use tonic::{Request, Response, Status};
 
-use super::page::{OfName, page};
+use super::page::{OfKey, page};
 use super::principal;
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
 use crate::refusals::read_error;
-use crate::store::{CallFilter, MAX_PAGE};
+use crate::store::CallFilter;
 
 const SIZE: u32 = 100;
 const MAX_SIZE: u32 = 500;
@@ -30,20 +29,9 @@ impl CostService for Costs {
         let message = message.into_inner();
         let filter = filter(&caller, message.filter)?;
         let by = cost::costs_by("by", message.by).map_err(ApiError::from)?;
-        let mut table = CostTable::new(by);
-        let mut after = 0;
-        loop {
-            let rows = self.0.store.calls(&filter, after, MAX_PAGE).await.map_err(read_error)?;
-            let Some((last, _)) = rows.last() else { break };
-            after = *last;
-            let more = rows.len() >= MAX_PAGE as usize;
-            rows.iter().for_each(|(_, row)| table.add(row));
-            if !more {
-                break;
-            }
-        }
+        let table = self.0.store.costs(&filter, by).await.map_err(read_error)?;
         let groups = table.groups.into_iter().collect();
-        let place = |(key, _): &(String, _)| OfName(key.clone());
+        let place = |(key, _): &(String, _)| OfKey(key.clone());
         let (groups, next_page_token) = page(groups, place, message.page_size, &message.page_token)?;
         Ok(Response::new(v1::GetCostsResponse {
             groups: groups.into_iter().map(|(key, of)| cost::group(key, &of)).collect(),

@@ -35,7 +35,12 @@ pub(super) struct OfCheckpoint(pub(super) usize, pub(super) u32);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct OfName(pub(super) String);
 
+/// Of a group by its key, which may be any text, an empty one too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OfKey(pub(super) String);
+
 impl Place for OfName {}
+impl Place for OfKey {}
 impl Place for OfCheckpoint {}
 impl Place for OfAgent {}
 impl Place for OfToken {}
@@ -99,6 +104,21 @@ impl FromStr for OfName {
         let name = text.parse::<ProjectId>().map(|name| name.to_string());
         let name = name.or_else(|_| text.parse::<RepositoryName>().map(|name| name.to_string()));
         name.map(Self).map_err(|_| NoPlace)
+    }
+}
+
+impl fmt::Display for OfKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "={}", self.0)
+    }
+}
+
+impl FromStr for OfKey {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let key = text.strip_prefix('=').ok_or(NoPlace)?;
+        Ok(Self(key.to_owned()))
     }
 }
 
@@ -182,6 +202,22 @@ mod tests {
         let mut more = list;
         more.push(agent(9, "üz"));
         assert_eq!(all(more, 2, |list| list.insert(0, agent(8, "")))[5..], [agent(9, "üz")]);
+    }
+
+    #[test]
+    fn groups_of_any_key_are_paged() {
+        let keys = ["", "2026-01-31", "claude opus/5", "token:1", "=", "ü"].map(|key| OfKey(key.to_owned()));
+        let (mut seen, mut token) = (Vec::new(), String::new());
+        loop {
+            let (page, next) = page(keys.to_vec(), OfKey::clone, 1, &token).unwrap();
+            seen.extend(page);
+            if next.is_empty() {
+                break;
+            }
+            token = next;
+        }
+        assert_eq!(seen.len(), keys.len());
+        assert_eq!("no key".parse::<OfKey>(), Err(NoPlace));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::checkpoint::subject::named;
 use super::room::Room;
 use super::{diff, find_task, listing, principal, request, stored};
 use crate::coordinator::Coordinator;
+use crate::coordinator::lost::PATIENCE_OF_TASKS;
 use crate::door::auth::Principal;
 use crate::door::outflow::Outgoing;
 use crate::duties::retention::{self, FilesFate};
@@ -387,12 +388,21 @@ impl Tasks {
             .context_size(&spec.project, base)
             .await
             .map_err(read_error)?;
-        match size {
-            Some(_) => Ok(()),
-            None => Err(ApiError::FailedPrecondition {
-                message: format!("base context {base} is not stored; send it with PutContext"),
-            }),
+        let unreadable = |error| internal("the context could not be read", &error);
+        let project = &spec.project;
+        if size.is_some() {
+            // Looking for the file keeps it from being collected before the task names it.
+            if self.0.blobs.size(project, base).await.map_err(unreadable)?.is_some() {
+                return Ok(());
+            }
+            let brought = self.0.bring_back(project, base, PATIENCE_OF_TASKS).await;
+            if brought.map_err(unreadable)?.is_some() {
+                return Ok(());
+            }
         }
+        Err(ApiError::FailedPrecondition {
+            message: format!("base context {base} is not stored; send it with PutContext"),
+        })
     }
 }
 

@@ -108,6 +108,7 @@ conformance!(
     a_call_is_booked_once_whichever_way_it_is_told,
     a_cancelled_stream_holds_nothing_back_after_its_attempt,
     sessions_side_by_side_never_hold_more_than_the_budget,
+    tokens_of_one_name_share_a_persons_budget,
     what_a_person_spent_stays_spent_when_tasks_go,
     a_program_that_reports_too_much_is_stopped,
     nobody_calls_without_authority,

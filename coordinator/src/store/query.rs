@@ -12,7 +12,7 @@ use kage_core::id::{
     SessionName, TaskId, TokenId, WorktreeId,
 };
 use kage_core::job::{Job, JobType, Subject};
-use kage_core::ledger::{CallRow, Reservation};
+use kage_core::ledger::{CallRow, CostTable, CostsBy, Reservation};
 use kage_core::session::Session;
 use kage_core::task::{Labels, Task, TaskOrigin, TaskSpec, TaskState};
 use kage_core::time::Timestamp;
@@ -411,6 +411,8 @@ pub(super) trait Reads {
     fn in_files(&self) -> Result<InFiles, EngineError>;
     /// Rows of the ledger with larger numbers than `after`, in the order in which they were written.
     fn calls(&self, filter: &CallFilter, after: u64, limit: u32) -> Result<Vec<(u64, CallRow)>, EngineError>;
+    /// What rows of the ledger add up to.
+    fn costs(&self, filter: &CallFilter, by: CostsBy) -> Result<CostTable, EngineError>;
     /// By attempt and call.
     fn reservations(&self) -> Result<Vec<Reservation>, EngineError>;
 }

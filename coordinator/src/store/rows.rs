@@ -50,6 +50,10 @@ pub struct TaskHead {
     pub created_at: Timestamp,
     pub ended_at: Option<Timestamp>,
     pub created_by: Option<String>,
+    /// Whose budgets its calls count against, where that is told by another name than `created_by`: that of the
+    /// token, which all tokens of a person share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub person: Option<String>,
     /// The working tree that it came from.
     pub origin: Option<TaskOrigin>,
     /// Position of its last event.
@@ -74,6 +78,12 @@ pub struct TaskHead {
 }
 
 impl TaskHead {
+    /// Whose budgets its calls count against.
+    #[must_use]
+    pub fn person(&self) -> Option<&str> {
+        self.person.as_deref().or(self.created_by.as_deref())
+    }
+
     /// That of a task that begins with these sessions; `first` is the first of them.
     #[must_use]
     pub fn new(task: &Task, first: SessionId, sessions: &[Session]) -> Self {
@@ -85,6 +95,7 @@ impl TaskHead {
             created_at: task.created_at,
             ended_at: task.ended_at,
             created_by: task.created_by.clone(),
+            person: None,
             origin: task.origin.clone(),
             last_event: 0,
             base: (task.spec.repository.as_ref()).map(|repository| repository.base.clone()),

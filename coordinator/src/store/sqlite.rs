@@ -13,6 +13,7 @@ use super::error::OpenError;
 mod copies;
 mod holders;
 mod identity;
+mod ledger_query;
 mod page_query;
 mod place;
 mod reads;

@@ -357,7 +357,7 @@ impl<'a> Unit<'a> {
         };
         for rule in head.policy.budget.rules().chain(rules.iter().copied()) {
             let of = (head.id, found.session);
-            let key = rule.scope.key(of, &head.project, head.created_by.as_deref(), now);
+            let key = rule.scope.key(of, &head.project, head.person(), now);
             if let Some(key) = key {
                 self.used_of(&key)?;
             }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -154,6 +154,23 @@ impl Cluster {
         digest
     }
 
+    /// Stores a base context, as a client does; the file that it is in, below the coordinator's data.
+    pub(crate) async fn put_context(&self, data: &Path, text: &str) -> PathBuf {
+        let digest = Digest::of(text.as_bytes());
+        let put = v1::PutContextRequest {
+            digest: digest.to_string(),
+            content: text.to_owned().into(),
+            ..v1::PutContextRequest::default()
+        };
+        self.client.contexts().put_context(put).await.unwrap();
+        let file = data
+            .join("blobs/default")
+            .join(&digest.as_str()[..2])
+            .join(digest.as_str());
+        assert!(file.exists());
+        file
+    }
+
     /// An HTTP/1.1 request; the status and the body that came back.
     pub(crate) async fn http(&self, head: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, Vec<u8>) {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
@@ -253,6 +270,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
         answers_pings: false,
         machine: None,
         contained: kage_core::contain::Containment::NOTHING,
+        context_deltas: 1,
     }
 }
 

@@ -10,6 +10,7 @@ mod claims;
 mod clocks;
 mod cluster;
 mod containment;
+mod contexts;
 mod control;
 mod custody;
 mod deadlines;

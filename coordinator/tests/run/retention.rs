@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use kage_coordinator::store::{DropTask, Store};
 use kage_core::checkpoint::{CheckpointReason, TakenCheckpoint, TranscriptSegment};
 use kage_core::event::{AttemptOutcome, EventBody};
-use kage_core::id::Oid;
+use kage_core::id::{Digest, Oid};
 use kage_core::retention::Limits;
 use kage_core::task::RepositoryRef;
 use kage_core::time::Timestamp;
@@ -217,5 +217,71 @@ async fn what_was_removed_by_mistake_comes_back_with_the_database_of_before() {
     })
     .await;
     assert_eq!(freed.is_there(), (false, false));
+    cluster.stop().await;
+}
+
+/// Stores a base context that is old by now: where its file is, and its digest.
+async fn old_context(cluster: &Cluster, dir: &Path, text: &str) -> (PathBuf, Digest) {
+    let file = cluster.put_context(dir, text).await;
+    aged(&file);
+    (file, Digest::of(text.as_bytes()))
+}
+
+fn aged(file: &Path) {
+    let opened = File::options().append(true).open(file).unwrap();
+    opened.set_modified(SystemTime::now() - 2 * DAY).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_context_goes_with_the_last_task_that_needs_it_and_can_be_sent_again() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("coordinator");
+    let cluster = Cluster::start(&dir).await;
+    let mut agent = FakeAgent::connect(&cluster, hello(1, 1)).await;
+    let (shared, shared_digest) = old_context(&cluster, &dir, r#"{"a":"shared"}"#).await;
+    let (lone, lone_digest) = old_context(&cluster, &dir, r#"{"a":"of one task"}"#).await;
+    let mut tasks = Vec::new();
+    for base in [&shared_digest, &lone_digest, &shared_digest] {
+        let mut spec = spec(&["one"]);
+        spec.context_base = Some(base.clone());
+        tasks.push(cluster.create(spec).await.id);
+        let granted = agent.take().await;
+        agent.finish(&granted.key, 1, AttemptOutcome::Claimed).await;
+    }
+    // Naming a context in a task counts as a use of its file.
+    aged(&shared);
+    aged(&lone);
+    let remove = |task: &str| v1::RemoveTaskRequest {
+        request_id: format!("remove-{task}"),
+        task_id: task.to_owned(),
+        now: true,
+    };
+    let is_gone = async |file: &Path| {
+        soon("the context goes", async {
+            while file.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    };
+    cluster.client.tasks().remove_task(remove(&tasks[0])).await.unwrap();
+    cluster.client.tasks().remove_task(remove(&tasks[1])).await.unwrap();
+    is_gone(&lone).await;
+    assert!(shared.exists(), "another task needs it");
+    let mut spec = spec(&["one"]);
+    spec.context_base = Some(lone_digest);
+    let request = v1::CreateTaskRequest {
+        spec: Some(spec.clone().into()),
+        ..v1::CreateTaskRequest::default()
+    };
+    // An agent might have it, and is asked; the one here does not.
+    let refused = cluster.client.tasks().create_task(request).await;
+    let refused = ApiError::from(refused.unwrap_err());
+    assert_eq!(refused.reason(), "FAILED_PRECONDITION", "{refused}");
+    old_context(&cluster, &dir, r#"{"a":"of one task"}"#).await;
+    cluster.create(spec).await;
+
+    cluster.client.tasks().remove_task(remove(&tasks[2])).await.unwrap();
+    is_gone(&shared).await;
     cluster.stop().await;
 }

@@ -19,6 +19,9 @@ use crate::json::{Json, JsonPointer, MAX_DEPTH, Members, Number};
 /// The most bytes of a context, in its canonical text.
 pub const MAX_CONTEXT_BYTES: usize = 64 << 20;
 
+/// The newest version of deltas that this program reads and writes.
+pub const DELTA_VERSION: u32 = 2;
+
 /// What makes one session's context of the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delta {
@@ -101,6 +104,27 @@ impl Delta {
                 applied.merge(&mut members, &patch.0)?;
                 Ok(Context(members))
             }
+        }
+    }
+
+    /// The version of its text.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        match self {
+            Self::Whole(_) => 1,
+            Self::Fine(_) => 2,
+        }
+    }
+
+    /// The same delta in version 1, for a reader that knows no other; `None`: it changes nothing. It changes
+    /// no place that this one does not.
+    ///
+    /// # Errors
+    /// When it was made for another base.
+    pub fn in_version_1(&self, base: &Context) -> Result<Option<Self>, DeltaMismatch> {
+        match self {
+            Self::Whole(_) => Ok(Some(self.clone())),
+            Self::Fine(_) => Ok(diff(base, &self.apply(base)?).map(Self::Whole)),
         }
     }
 
@@ -299,6 +323,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::context::overridden;
     use crate::context::sample::{context, contexts};
 
     #[test]
@@ -432,6 +457,12 @@ mod tests {
             }
             // Version 2 is right also where it is not the shorter one.
             let fine = Delta::Fine(FinePatch(fine_diff(base.members(), target.members())));
+            let older = fine.in_version_1(base);
+            prop_assert_eq!(&older, &Ok(diff(base, target).map(Delta::Whole)));
+            let places = overridden([&fine]);
+            for place in overridden(&older.unwrap()) {
+                prop_assert!(places.iter().any(|known| place.is_within(known)), "{}", place);
+            }
             prop_assert_eq!(fine.apply(base), Ok(target.clone()));
             prop_assert_eq!(Delta::parse(fine.canonical().as_bytes()), Ok(fine.clone()));
         }

@@ -201,6 +201,8 @@ pub struct Hello {
     pub machine: Option<Digest>,
     /// How well it keeps programs apart from its machine.
     pub contained: Containment,
+    /// The newest version of context deltas that it reads.
+    pub context_deltas: u32,
 }
 
 impl From<Hello> for v1::Hello {
@@ -220,6 +222,7 @@ impl From<Hello> for v1::Hello {
             answers_pings: hello.answers_pings,
             machine: hello.machine.map(Into::into).unwrap_or_default(),
             contained: Some(hello.contained.into()),
+            context_deltas: hello.context_deltas,
         }
     }
 }
@@ -265,6 +268,7 @@ impl TryFrom<v1::Hello> for Hello {
             answers_pings: hello.answers_pings,
             machine: parse_optional("machine", &hello.machine)?,
             contained: hello.contained.map(Into::into).unwrap_or_default(),
+            context_deltas: hello.context_deltas.max(1),
         })
     }
 }

@@ -315,6 +315,7 @@ impl Idle {
             answers_pings: false,
             machine: None,
             contained: kage_core::contain::Containment::NOTHING,
+            context_deltas: 1,
         })
     }
 }

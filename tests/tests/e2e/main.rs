@@ -19,6 +19,7 @@ mod command_line;
 mod config_files;
 mod claude_code;
 mod claude_code_moves;
+mod contexts;
 mod courses;
 mod crash;
 mod deploy;

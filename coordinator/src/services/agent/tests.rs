@@ -63,6 +63,7 @@ fn the_newest_common_protocol_is_agreed() {
         answers_pings: false,
         machine: None,
         contained: kage_core::contain::Containment::NOTHING,
+        context_deltas: 1,
     };
     let agreed = |protocols| agreed_protocol(&hello(protocols)).ok();
     assert_eq!(agreed(1..=1), Some(1));

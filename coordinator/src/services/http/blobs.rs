@@ -10,14 +10,15 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use futures_util::StreamExt as _;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use kage_core::id::{AgentId, Digest, InvalidId, ProjectId};
-use kage_proto::blob::AGENT_HEADER;
+use kage_proto::blob::{AGENT_HEADER, BROUGHT_BY_HEADER, LOST_HEADER};
 use kage_proto::status::ApiError;
 use object_store::GetRange;
 
 use super::{failed, forbidden, refused};
 use crate::coordinator::Coordinator;
+use crate::coordinator::lost::{A_CLIENT, PATIENCE_OF_SESSIONS};
 use crate::data::blobs::{Blob, BlobError};
 use crate::door::auth::Principal;
 use crate::services::room::Room;
@@ -65,8 +66,9 @@ async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let (project, digest) = match names(&caller, path).and_then(|names| agent(&caller, &headers).map(|_| names)) {
-        Ok(names) => names,
+    let asked = names(&caller, path).and_then(|names| Ok((names, agent(&caller, &headers)?)));
+    let ((project, digest), agent) = match asked {
+        Ok(asked) => asked,
         Err(refusal) => return *refusal,
     };
     let room = match Room::of(&coordinator, &caller, &project).await {
@@ -79,7 +81,10 @@ async fn put(
         }
     });
     match coordinator.blobs.put(&project, &digest, body).await {
-        Ok(true) => StatusCode::CREATED.into_response(),
+        Ok(true) => {
+            coordinator.lost.brought(&project, &digest, &who(&coordinator, agent));
+            StatusCode::CREATED.into_response()
+        }
         Ok(false) => StatusCode::OK.into_response(),
         Err(error) => problem(&error),
     }
@@ -97,10 +102,10 @@ async fn fetch(
         Ok(asked) => asked,
         Err(refusal) => return *refusal,
     };
-    let size = match coordinator.blobs.size(&project, &digest).await {
-        Ok(Some(size)) => size,
-        Ok(None) => return problem(&BlobError::NotFound(digest)),
-        Err(error) => return problem(&error),
+    let waits = agent.is_some() && headers.contains_key(LOST_HEADER);
+    let (size, brought_by) = match found(&coordinator, &project, &digest, waits).await {
+        Ok(found) => found,
+        Err(refusal) => return *refusal,
     };
     let range = match headers
         .get(RANGE)
@@ -130,6 +135,9 @@ async fn fetch(
         .header(CONTENT_TYPE, "application/octet-stream")
         .header(CONTENT_LENGTH, length)
         .header(ETAG, format!("\"{digest}\""));
+    if let Some(by) = brought_by {
+        response = response.header(BROUGHT_BY_HEADER, by);
+    }
     if partial {
         let (first, last) = (blob.range.start, blob.range.end - 1);
         response = response.header(CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
@@ -148,6 +156,41 @@ async fn fetch(
         Some(AgentId { .. }) | None => Body::from_stream(blob.bytes),
     };
     response.body(body).unwrap_or_else(|error| failed(&error))
+}
+
+/// The size of a blob; and who brought it just now, when it was lost and the caller waits for it.
+async fn found(
+    coordinator: &Coordinator,
+    project: &ProjectId,
+    digest: &Digest,
+    waits: bool,
+) -> Result<(u64, Option<HeaderValue>), Box<Response>> {
+    let size = || async {
+        let size = coordinator.blobs.size(project, digest).await;
+        size.map_err(|error| Box::new(problem(&error)))
+    };
+    if let Some(size) = size().await? {
+        return Ok((size, None));
+    }
+    let missing = || Box::new(problem(&BlobError::NotFound(digest.clone())));
+    let known = coordinator.store.context_size(project, digest).await;
+    if !waits || known.map_err(|error| Box::new(failed(&error)))?.is_none() {
+        return Err(missing());
+    }
+    let by = coordinator.bring_back(project, digest, PATIENCE_OF_SESSIONS).await;
+    let by = by.map_err(|error| Box::new(problem(&error)))?;
+    let size = size().await?.ok_or_else(missing)?;
+    Ok((size, by.and_then(|by| HeaderValue::from_str(&by).ok())))
+}
+
+/// Who brings something, for people.
+fn who(coordinator: &Coordinator, agent: Option<AgentId>) -> String {
+    let Some(agent) = agent else {
+        return A_CLIENT.to_owned();
+    };
+    let board = coordinator.board();
+    let name = board.agent(agent).map(|agent| format!("agent {}", agent.name));
+    name.unwrap_or_else(|| format!("agent {agent}"))
 }
 
 /// A body that counts as sent when the connection took its last byte.

@@ -66,8 +66,8 @@ impl Command for ReserveCall {
                     call: self.call,
                     task: head.id,
                     session: attempt.session,
+                    person: head.person().map(str::to_owned),
                     project: head.project,
-                    person: head.created_by,
                     account: self.ask.account,
                     model: self.ask.model,
                     input: self.ask.input,
@@ -192,7 +192,7 @@ pub(super) fn budgets(
     let mut used = Vec::new();
     for rule in head.policy.budget.rules().chain(rules.iter().copied()) {
         let of = (head.id, attempt.session);
-        let Some(key) = rule.scope.key(of, &head.project, head.created_by.as_deref(), now) else {
+        let Some(key) = rule.scope.key(of, &head.project, head.person(), now) else {
             continue;
         };
         let (spent, held) = rows.used_of(&key)?;
@@ -275,7 +275,7 @@ fn book(
         task: head.id,
         session: session.id,
         project: head.project.clone(),
-        person: head.created_by.clone(),
+        person: head.person().map(str::to_owned),
         adapter: session.adapter.clone(),
         account: told.call.map(|call| call.account.clone()),
         model,
@@ -372,7 +372,7 @@ pub(super) fn close(
             task: head.id,
             session: session.id,
             project: head.project.clone(),
-            person: head.created_by.clone(),
+            person: head.person().map(str::to_owned),
             adapter: session.adapter.clone(),
             account: Some(reserved.account.clone()),
             model: reserved.model.clone(),

@@ -2,7 +2,7 @@
 
 use kage_core::base_verdict::{self, BaseKey, KeptVerdict};
 use kage_core::contain::Tier;
-use kage_core::id::Digest;
+use kage_core::id::{Digest, TokenId};
 use kage_core::job::{Job, JobKind, JobState, Subject};
 use kage_core::task::Selection;
 use kage_core::time::Timestamp;
@@ -12,6 +12,10 @@ use crate::store::command::{CancelTask, CreateTask, Created, DropTask, SelectRes
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 use crate::store::unit::Key;
+
+/// How principals are named: see `Principal::name` of the door.
+const OWNER: &str = "owner";
+const TOKEN: &str = "token:";
 
 const CREATE_TASK: &str = "create_task";
 const DROP_TASK: &str = "drop_task";
@@ -26,13 +30,15 @@ impl Command for CreateTask {
         let context = context.map(|digest| Key::Context(self.spec.project.clone(), digest));
         let request = Key::request(CREATE_TASK, &self.request);
         let kept = self.base_key().map(Key::BaseVerdicts);
-        context.into_iter().chain(kept).chain([request]).collect()
+        let token = token_of(&self.request.principal).map(Key::PersonToken);
+        context.into_iter().chain(kept).chain(token).chain([request]).collect()
     }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Created, Failed> {
         let sessions = self.begun();
         let mut task = self.new_task();
         let base_key = self.base_key();
+        let principal = self.request.principal.clone();
         let Self {
             request,
             task: id,
@@ -85,7 +91,11 @@ impl Command for CreateTask {
         if let Some(kept) = &kept {
             kept.take(&mut task);
         }
-        rows.insert_task(&TaskHead::new(&task, first.id, &sessions), &task.spec)?;
+        let head = TaskHead {
+            person: person(rows, &principal)?,
+            ..TaskHead::new(&task, first.id, &sessions)
+        };
+        rows.insert_task(&head, &task.spec)?;
         contexts::count_use(rows, &task)?;
         for (position, (session, (_, job))) in sessions.iter().zip(ids).enumerate() {
             rows.insert_session(session, position)?;
@@ -159,6 +169,21 @@ impl Command for DropTask {
         }
         Ok(())
     }
+}
+
+/// The token that a principal is.
+fn token_of(principal: &str) -> Option<TokenId> {
+    principal.strip_prefix(TOKEN)?.parse().ok()
+}
+
+/// The name of the person to whom the token of a principal was given. `None`: it has none, or one that would be
+/// taken for another principal.
+fn person(rows: &mut dyn Rows, principal: &str) -> Result<Option<String>, Failed> {
+    let Some(token) = token_of(principal) else {
+        return Ok(None);
+    };
+    let name = rows.person_token(token)?.map(|token| token.name);
+    Ok(name.filter(|name| !name.is_empty() && name != OWNER && !name.starts_with(TOKEN)))
 }
 
 impl Command for CancelTask {

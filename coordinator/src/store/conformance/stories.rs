@@ -44,8 +44,8 @@ pub(super) use baseline::{
 pub(super) use calls::{
     a_call_is_booked_once_whichever_way_it_is_told, a_cancelled_stream_holds_nothing_back_after_its_attempt,
     a_program_that_reports_too_much_is_stopped, nobody_calls_without_authority, reserve,
-    sessions_side_by_side_never_hold_more_than_the_budget, what_a_person_spent_stays_spent_when_tasks_go,
-    without_a_budget_nothing_is_held_back,
+    sessions_side_by_side_never_hold_more_than_the_budget, tokens_of_one_name_share_a_persons_budget,
+    what_a_person_spent_stays_spent_when_tasks_go, without_a_budget_nothing_is_held_back,
 };
 pub(super) use checkpoints::{
     a_checkpoint_is_asked_for_once_per_request, a_crash_amid_edits_goes_back_to_between_two_steps,

@@ -6,7 +6,7 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobState;
-use kage_core::ledger::{CallRow, Reservation};
+use kage_core::ledger::{CallRow, CostTable, CostsBy, Reservation};
 
 use super::{AttemptRow, Model};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
@@ -235,11 +235,12 @@ impl Reads for Model {
         let mut files = InFiles {
             attempts: self.attempts.rows.keys().copied().collect(),
             sessions: self.sessions.rows.keys().map(|(_, session)| *session).collect(),
-            blobs: self.contexts.rows.keys().cloned().collect(),
+            blobs: BTreeSet::new(),
         };
         for row in self.tasks.rows.values() {
             let spec = &row.spec;
-            let kept = self.of_task(row.head.id).flat_map(blobs).chain(&spec.prompt_blob);
+            let of_spec = spec.prompt_blob.iter().chain(&spec.context_base);
+            let kept = self.of_task(row.head.id).flat_map(blobs).chain(of_spec);
             files
                 .blobs
                 .extend(kept.cloned().map(|digest| (spec.project.clone(), digest)));
@@ -252,6 +253,13 @@ impl Reads for Model {
         let found = later.filter(|(_, row)| filter.takes(row));
         let rows = found.map(|(n, row)| (*n, row.clone()));
         Ok(rows.take(limit as usize).collect())
+    }
+
+    fn costs(&self, filter: &CallFilter, by: CostsBy) -> Result<CostTable, EngineError> {
+        let mut table = CostTable::new(by);
+        let rows = self.calls.rows.values().filter(|row| filter.takes(row));
+        rows.for_each(|row| table.add(row));
+        Ok(table)
     }
 
     fn reservations(&self) -> Result<Vec<Reservation>, EngineError> {

@@ -7,15 +7,16 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fleet::Agent;
 use kage_core::id::{AgentId, AttemptId, Digest, JobId, ProjectId, SessionId, TaskId, TokenId};
 use kage_core::job::JobType;
-use kage_core::ledger::{CallRow, Reservation};
+use kage_core::ledger::{CallRow, CostTable, CostsBy, Reservation};
 use kage_core::session::Session;
 use kage_core::task::TaskSpec;
 use rusqlite::{Connection, Params, Row, params, params_from_iter};
 
+use super::ledger_query::LedgerQuery;
 use super::page_query::PageQuery;
 use super::record::{self, agent_columns, enrolment_columns, join_token_columns, person_token_columns};
 use super::trouble::failed;
-use super::value::{get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int, time};
+use super::value::{get, get_id, get_int, get_json, get_parsed, get_time, get_word, id, int};
 use crate::store::admission::{Enrolment, JoinTokenRow, PersonToken};
 use crate::store::apply::waiting;
 use crate::store::command::QueuedJob;
@@ -416,20 +417,23 @@ impl Reads for Connection {
     }
 
     fn calls(&self, filter: &CallFilter, after: u64, limit: u32) -> Result<Vec<(u64, CallRow)>> {
-        all(
-            self,
-            "SELECT n, doc FROM calls WHERE n > ?1 AND (?2 IS NULL OR project = ?2) AND (?3 IS NULL OR task = ?3) \
-             AND (?4 IS NULL OR at >= ?4) AND (?5 IS NULL OR at < ?5) ORDER BY n LIMIT ?6",
-            params![
-                int(after),
-                filter.project.as_ref().map(ProjectId::as_str),
-                filter.task.map(id),
-                filter.since.map(time),
-                filter.until.map(time),
-                limit
-            ],
-            |row| Ok((get_int(row, 0)?, get_json(row, 1, "call")?)),
-        )
+        let query = LedgerQuery::new(filter).after(after);
+        let sql = format!("SELECT n, doc FROM calls{} ORDER BY n LIMIT {limit}", query.condition());
+        all(self, &sql, params_from_iter(query.values()), |row| {
+            Ok((get_int(row, 0)?, get_json(row, 1, "call")?))
+        })
+    }
+
+    fn costs(&self, filter: &CallFilter, by: CostsBy) -> Result<CostTable> {
+        let query = LedgerQuery::new(filter);
+        let sql = format!("SELECT doc FROM calls{}", query.condition());
+        let mut statement = self.prepare_cached(&sql).map_err(failed)?;
+        let mut rows = statement.query(params_from_iter(query.values())).map_err(failed)?;
+        let mut table = CostTable::new(by);
+        while let Some(row) = rows.next().map_err(failed)? {
+            table.add(&get_json(row, 0, "call")?);
+        }
+        Ok(table)
     }
 
     fn reservations(&self) -> Result<Vec<Reservation>> {
@@ -452,7 +456,8 @@ impl Reads for Connection {
                  WHERE c.pack IS NOT NULL",
                 "SELECT DISTINCT t.project, c.segment FROM checkpoints c JOIN tasks t ON t.n = c.task \
                  WHERE c.segment IS NOT NULL",
-                "SELECT project, digest FROM contexts",
+                "SELECT DISTINCT t.project, json_extract(s.spec, '$.context_base') FROM specs s \
+                 JOIN tasks t ON t.n = s.task WHERE json_extract(s.spec, '$.context_base') IS NOT NULL",
                 "SELECT t.project, s.prompt_blob FROM specs s JOIN tasks t ON t.n = s.task \
                  WHERE s.prompt_blob IS NOT NULL",
             ] {

@@ -123,6 +123,7 @@ fn hello_survives_the_wire() {
             tier: Tier::T1,
             short_of: "no user namespaces".to_owned(),
         },
+        context_deltas: 2,
     };
     assert_eq!(Hello::try_from(v1::Hello::from(hello.clone())), Ok(hello.clone()));
     let mut older = v1::Hello::from(hello.clone());

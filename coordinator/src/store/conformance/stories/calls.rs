@@ -4,12 +4,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kage_core::access::Role;
 use kage_core::attempt::EndReason;
 use kage_core::budget::{BudgetPeriod, BudgetRule, BudgetScope, Limit, TaskBudget};
 use kage_core::call::{Ask, CallEnd, CallRef, OutputBounds, Spent};
 use kage_core::event::{AttemptOutcome, Event, EventBody};
 use kage_core::failure::{Failure, FailureKind};
-use kage_core::id::CallId;
+use kage_core::id::{CallId, Digest, TokenId};
 use kage_core::ledger::{CallRow, CostTable, CostsBy};
 use kage_core::price::PriceTable;
 use kage_core::session::SessionState;
@@ -21,8 +22,8 @@ use crate::store::conformance::fixture::{
 };
 use crate::store::conformance::followed::Followed as _;
 use crate::store::{
-    CallFilter, CallSettled, CancelTask, Claim, CommitCall, DropTask, EndAttempts, Ending, QueuedJob, ReleaseCall,
-    ReserveCall, Reserved, Store,
+    CallFilter, CallSettled, CancelTask, Claim, CommitCall, CreatePersonToken, DropTask, EndAttempts, Ending,
+    QueuedJob, ReleaseCall, ReserveCall, Reserved, Store,
 };
 
 /// A dollar.
@@ -153,6 +154,38 @@ async fn ledger(store: &Store) -> Vec<CallRow> {
         assert!(live.iter().any(|live| live.attempt == held.attempt), "{held:?}");
     }
     rows
+}
+
+/// Of any part of the ledger.
+async fn sums_are_those_of_the_rows(store: &Store, rows: &[CallRow]) {
+    let everything = CallFilter::default();
+    let mut filters = vec![everything.clone()];
+    for row in rows {
+        filters.extend([
+            CallFilter {
+                task: Some(row.task),
+                ..everything.clone()
+            },
+            CallFilter {
+                since: Some(row.at),
+                ..everything.clone()
+            },
+            CallFilter {
+                project: Some(row.project.clone()),
+                until: Some(row.at),
+                ..everything.clone()
+            },
+        ]);
+    }
+    for filter in filters {
+        for by in [CostsBy::Model, CostsBy::Task, CostsBy::Day] {
+            let mut table = CostTable::new(by);
+            rows.iter()
+                .filter(|row| filter.takes(row))
+                .for_each(|row| table.add(row));
+            assert_eq!(store.costs(&filter, by).await.unwrap(), table, "{filter:?}");
+        }
+    }
 }
 
 async fn held(store: &Store) -> i64 {
@@ -495,4 +528,56 @@ pub(in crate::store::conformance) async fn nobody_calls_without_authority(store:
     assert_eq!(held(&store).await, 0);
     assert_eq!(ledger(&store).await.len(), 1);
     end(&store).await;
+}
+
+/// Tokens of the same name are one person, with one budget; a token without a name is a person of its own.
+pub(in crate::store::conformance) async fn tokens_of_one_name_share_a_persons_budget(store: Store) {
+    two_agents(&store).await;
+    let names = ["ana", "ana", "", "owner"];
+    for (n, name) in (1_u128..).zip(names) {
+        let token = CreatePersonToken {
+            request: request(100 + n),
+            id: TokenId::from_random(n),
+            hash: Digest::of(&n.to_be_bytes()),
+            role: Role::Submit,
+            name: name.to_owned(),
+            project: None,
+            now: at(1),
+        };
+        store.apply(token).await.unwrap();
+        let mut command = create(n, spec(1, None), at(1));
+        command.request.principal = format!("token:{}", TokenId::from_random(n));
+        let queued = store.followed(command).await.queued;
+        started(&store, &queued[0], n, 1, 1).await;
+    }
+    let of_a_person = BudgetRule {
+        scope: BudgetScope::Person(BudgetPeriod::Day),
+        limit: money(17_500 * OUTPUT),
+    };
+    let asked = async |attempt: u128, call: u128| {
+        let mut command = reserve(attempt, call, 1_000);
+        command.rules = vec![of_a_person];
+        store.apply(command).await.unwrap()
+    };
+    for attempt in 1..=4 {
+        assert!(
+            matches!(asked(attempt, attempt).await, Reserved::Granted { .. }),
+            "{attempt}"
+        );
+        store.apply(commit(attempt, attempt, output(10_000))).await.unwrap();
+    }
+    let rows = ledger(&store).await;
+    sums_are_those_of_the_rows(&store, &rows).await;
+    let people = store.costs(&CallFilter::default(), CostsBy::Person).await.unwrap();
+    let people: Vec<_> = people
+        .groups
+        .iter()
+        .map(|(key, group)| (key.as_str(), group.calls))
+        .collect();
+    let (third, fourth) = (TokenId::from_random(3), TokenId::from_random(4));
+    let (third, fourth) = (format!("token:{third}"), format!("token:{fourth}"));
+    assert_eq!(people, [("ana", 2), (third.as_str(), 1), (fourth.as_str(), 1)]);
+    // What both tokens of one person used is as much as the person has; the others have not used theirs up.
+    assert!(!matches!(asked(1, 11).await, Reserved::Granted { .. }));
+    assert!(matches!(asked(3, 13).await, Reserved::Granted { .. }));
 }
