@@ -32,6 +32,7 @@ use crate::calls::Calls;
 
 mod dialect;
 mod body;
+mod prefix;
 mod sums;
 mod passing;
 mod request;

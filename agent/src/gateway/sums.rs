@@ -47,6 +47,11 @@ impl Sums {
         }
     }
 
+    /// Whether a call of a model was answered.
+    pub(super) fn has_answered(&self, model: &str) -> bool {
+        self.earlier.contains_key(model)
+    }
+
     /// Adds a call that was answered.
     pub(super) fn answered(&mut self, model: &str, bytes: u64, usage: Usage, whole: bool) {
         self.metered.answered += 1;
