@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use crate::cache::{Accounting, CallUsage, PromptCache, prompt_tokens};
 use crate::dialect::{Dialect, Message};
+use crate::limits::{Limiter, RateLimits, Standing};
 use crate::ollama;
 use crate::request::{Endpoint, Request};
-use crate::script::{ApiError, Block, Fault, Script};
+use crate::script::{ApiError, Block, Fault, Script, Turn};
 
 /// A request as it came, and what it was answered.
 #[derive(Debug, Clone)]
@@ -47,7 +48,17 @@ pub(crate) struct Model {
     /// Faults used up, by script and turn.
     met: HashMap<(usize, usize), usize>,
     cache: PromptCache,
+    limiter: Limiter,
     requests: Vec<Recorded>,
+}
+
+/// A request that was decided on.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) number: u64,
+    pub(crate) plan: Plan,
+    /// How the account's limits stand now.
+    pub(crate) standing: Option<Standing>,
 }
 
 /// What to do about a request, decided in one go.
@@ -85,6 +96,11 @@ impl Model {
         self.scripts.push(script);
     }
 
+    /// Sets the rate limits of every account, from the next request on.
+    pub(crate) fn limit(&mut self, limits: Option<RateLimits>) {
+        self.limiter.set(limits);
+    }
+
     /// Every request so far, in the order of arrival.
     pub(crate) fn requests(&self) -> &[Recorded] {
         &self.requests
@@ -103,10 +119,11 @@ impl Model {
         body: &[u8],
         endpoint: Endpoint,
         now: Instant,
-    ) -> (u64, Plan) {
+    ) -> Taken {
         let number = self.requests.len() as u64 + 1;
         let json = serde_json::from_slice(body).unwrap_or(Value::Null);
         let mut script = None;
+        let mut standing = None;
         let dialect = endpoint.dialect();
         let plan = dialect
             .authorize(&headers)
@@ -117,7 +134,7 @@ impl Model {
                 }
                 let index = self.script_for(&request, &key, dialect)?;
                 script = Some(self.scripts[index].name.clone());
-                self.plan(number, index, dialect, &request, &key, now)
+                self.plan(number, index, dialect, &request, &key, now, &mut standing)
             })
             .unwrap_or_else(Plan::Error);
         let answer = match &plan {
@@ -136,7 +153,7 @@ impl Model {
             script,
             answer,
         });
-        (number, plan)
+        Taken { number, plan, standing }
     }
 
     fn script_for(&self, request: &Request, key: &str, dialect: Dialect) -> Result<usize, ApiError> {
@@ -146,6 +163,7 @@ impl Model {
             .ok_or_else(|| dialect.no_model(&request.model))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one request, taken apart")]
     fn plan(
         &mut self,
         number: u64,
@@ -154,6 +172,7 @@ impl Model {
         request: &Request,
         key: &str,
         now: Instant,
+        standing: &mut Option<Standing>,
     ) -> Result<Plan, ApiError> {
         let script = &self.scripts[index];
         let turn = script
@@ -162,6 +181,28 @@ impl Model {
             .ok_or_else(|| ApiError::invalid(format!("script {} has no turn {}", script.name, request.turn)))?;
         let met = self.met.entry((index, request.turn)).or_default();
         let fault = turn.faults.get(*met);
+        let is_answered = match fault {
+            None | Some(Fault::Cut { .. }) => true,
+            Some(Fault::ErrorEvent { .. }) => request.stream,
+            Some(Fault::Error(_) | Fault::Hang) => false,
+        };
+        if is_answered {
+            check_tools(script, turn, request)?;
+        }
+        let mut accounting = self.cache.look_up(key, request, now);
+        if let Some(room) = request.room {
+            accounting.usage.input = ollama::fitted(accounting.usage.input, room)?;
+        }
+        let message = dialect.message(number, request, &turn.reply, accounting.usage);
+        let used = if is_answered {
+            message.usage()
+        } else {
+            CallUsage::default()
+        };
+        if let Some((stands, admitted)) = self.limiter.admit(dialect, key, used, now) {
+            *standing = Some(stands);
+            admitted?;
+        }
         *met += usize::from(fault.is_some());
         let end = match fault {
             None => End::Whole,
@@ -171,22 +212,8 @@ impl Model {
             Some(Fault::ErrorEvent { after_events, error }) => End::ErrorAfter(*after_events, error.clone()),
             Some(Fault::Cut { after_events }) => End::CutAfter(*after_events),
         };
-        for block in &turn.reply.blocks {
-            if let Block::ToolUse { name, .. } = block
-                && !request.tools.contains(name)
-            {
-                return Err(ApiError::invalid(format!(
-                    "script {} calls tool {name}, which the request does not offer",
-                    script.name
-                )));
-            }
-        }
-        let mut accounting = self.cache.look_up(key, request, now);
-        if let Some(room) = request.room {
-            accounting.usage.input = ollama::fitted(accounting.usage.input, room)?;
-        }
         Ok(Plan::Reply {
-            message: Box::new(dialect.message(number, request, &turn.reply, accounting.usage)),
+            message: Box::new(message),
             accounting,
             delay: turn.reply.delay,
             pace: turn.reply.pace,
@@ -194,4 +221,19 @@ impl Model {
             end,
         })
     }
+}
+
+/// A script that calls a tool which the request does not offer is wrong.
+fn check_tools(script: &Script, turn: &Turn, request: &Request) -> Result<(), ApiError> {
+    for block in &turn.reply.blocks {
+        if let Block::ToolUse { name, .. } = block
+            && !request.tools.contains(name)
+        {
+            return Err(ApiError::invalid(format!(
+                "script {} calls tool {name}, which the request does not offer",
+                script.name
+            )));
+        }
+    }
+    Ok(())
 }
