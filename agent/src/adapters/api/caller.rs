@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use kage_core::call::{AccountName, Ask, CallEnd, MAX_REQUEST_ID, OutputBounds, Prefix, RateTold, Spent};
+use kage_core::call::{
+    AccountName, Ask, BilledInput, CallEnd, MAX_REQUEST_ID, OutputBounds, Prefix, RateTold, Spent, input_bound,
+};
 use kage_core::cause::causes;
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
@@ -17,7 +19,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use tokio::time::Instant;
 
 use super::CallRules;
-use super::answer::{Answer, Draft, Earlier, MAX_ANSWER, Progress, Stop};
+use super::answer::{Answer, Draft, MAX_ANSWER, Progress, Stop};
 use super::frames::{Frames, Opening, opening};
 use super::halt::{Halt, thawed};
 use super::wire::{Refusal, Wire};
@@ -68,7 +70,7 @@ pub(super) struct Caller {
     /// The room that is asked for.
     pub(super) context: Option<NonZeroU32>,
     /// The last call that was answered.
-    pub(super) before: Option<Earlier>,
+    pub(super) before: Option<BilledInput>,
     /// True when calls cost nothing.
     pub(super) free: bool,
     /// What stands before the model's name where its price is looked up.
@@ -91,9 +93,6 @@ pub(super) struct Caller {
 
 /// Writes a request whose answer may have so many tokens.
 pub(super) type Body<'a> = &'a (dyn Fn(NonZeroU32) -> Result<Vec<u8>, Halt> + Sync);
-
-/// Tokens that a provider may add to a prompt, for tools for instance, besides what the request says.
-const ADDED: u64 = 1_024;
 
 /// Whether the same call may succeed a little later.
 fn passes(kind: FailureKind) -> bool {
@@ -167,7 +166,7 @@ impl Caller {
             self.settle(granted, &draft, &heard, &end, reporter).await?;
             let failure = match end? {
                 Ended::Whole => {
-                    self.before = Earlier::of(&draft);
+                    self.before = draft.billed();
                     self.prefix = None;
                     let mut answer = (self.wire.finish)(draft);
                     self.was_cut = answer.stop == Stop::Cut;
@@ -259,7 +258,7 @@ impl Caller {
             model: self.as_priced(&self.model),
             free: self.free,
             prefix: self.prefix.clone(),
-            input: self.input_bound(bytes as u64),
+            input: input_bound(self.before, bytes as u64),
             output: OutputBounds::of(most, self.was_cut),
         };
         // Reasons are shown by the future beside the one that waits.
@@ -284,18 +283,6 @@ impl Caller {
                     reporter.event(EventBody::Activity(format!("waits: {reason}"))).await?;
                 }
             }
-        }
-    }
-
-    /// Tokens that the input of a request has at most: those of the last one, as they were counted, and a
-    /// token for each byte that came since.
-    fn input_bound(&self, bytes: u64) -> u64 {
-        match self.before {
-            None => bytes.saturating_add(ADDED),
-            Some(before) => before
-                .tokens
-                .saturating_add(bytes.saturating_sub(before.sent))
-                .min(bytes.saturating_add(ADDED)),
         }
     }
 

@@ -137,7 +137,7 @@ fn a_prompt_that_has_no_room_is_not_sent_and_one_that_was_cut_is_noticed() {
         (300, 4096, false),
     ] {
         let mut draft = Draft::of(2000, NonZeroU32::new(context));
-        draft.before = Some(super::super::answer::Earlier { sent: 1500, tokens });
+        draft.before = Some(kage_core::call::BilledInput { bytes: 1500, tokens });
         let answer = read(fixture!("tools.jsonl"), draft);
         assert_eq!(answer.is_err(), cut, "{tokens} {context}");
     }
