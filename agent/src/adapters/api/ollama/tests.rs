@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::super::asked::Asked;
+use super::super::pauses::CacheLife;
 use super::super::turns::Conversation;
 use super::*;
 use crate::adapters::tools as toolbox;
@@ -33,6 +34,7 @@ fn sent(asked: &Asked, conversation: &Conversation) -> (Value, Option<Failure>) 
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
+        cache: CacheLife::default(),
     };
     let body = body(&request);
     let failure = too_large(&request, &body);
