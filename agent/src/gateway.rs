@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::metered::{AskedWait, GatewayPass, MeteredProvider, OwnCount};
 use crate::calls::Calls;
 
+mod elsewhere;
 mod dialect;
 mod body;
 mod prefix;

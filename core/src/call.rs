@@ -130,6 +130,30 @@ pub struct Prefix {
     pub tokens: u64,
 }
 
+/// An earlier request of a conversation, and what its prompt was counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BilledInput {
+    /// Bytes of the request.
+    pub bytes: u64,
+    /// Tokens of the prompt, cached ones included.
+    pub tokens: u64,
+}
+
+/// Tokens that a provider may add to a prompt, for tools for instance, besides what the request says.
+const ADDED: u64 = 1_024;
+
+/// Tokens that the input of a request of so many bytes has at most: those of the one before it, as they were
+/// counted, and a token for each byte that came since. A request that became shorter is bounded by its own bytes,
+/// as one without another before it. Holds for content that is in the request, and not for what it refers to.
+#[must_use]
+pub fn input_bound(before: Option<BilledInput>, bytes: u64) -> u64 {
+    let whole = bytes.saturating_add(ADDED);
+    match before {
+        Some(before) if before.bytes <= bytes => before.tokens.saturating_add(bytes - before.bytes).min(whole),
+        Some(_) | None => whole,
+    }
+}
+
 /// Tokens of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputBounds {
@@ -227,6 +251,23 @@ mod tests {
         assert_eq!(one.as_str().parse::<AccountName>().unwrap(), one);
         for wrong in ["", "with space", "l\u{f6}ss", &"x".repeat(101)] {
             assert!(wrong.parse::<AccountName>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_bounded_by_the_one_before_it() {
+        let before = |bytes, tokens| Some(BilledInput { bytes, tokens });
+        for (before, bytes, expected) in [
+            (None, 9_000, 10_024),
+            (before(9_000, 2_000), 9_000, 2_000),
+            (before(9_000, 2_000), 9_400, 2_400),
+            // It became shorter: what was left out may have been cheaper than what came.
+            (before(9_000, 2_000), 8_000, 9_024),
+            // A count beyond its bytes teaches nothing.
+            (before(100, 50_000), 200, 1_224),
+            (before(0, u64::MAX), u64::MAX, u64::MAX),
+        ] {
+            assert_eq!(input_bound(before, bytes), expected, "{before:?} {bytes}");
         }
     }
 

@@ -80,14 +80,15 @@ pub(crate) struct PromptCache {
 #[derive(Debug, Default)]
 pub(crate) struct Accounting {
     pub(crate) usage: CallUsage,
+    /// What it writes, and what it reads, whose lifetime starts again.
     writes: Vec<(Prefix, CacheTtl, Instant)>,
 }
 
 const LOOK_BACK: usize = 20;
 
 impl PromptCache {
-    /// Accounts for a prompt. What it writes is not readable before `begin`.
-    pub(crate) fn look_up(&mut self, organisation: &str, request: &Request, now: Instant) -> Accounting {
+    /// Accounts for a prompt. What it writes is not readable before `begin`, and without that nothing is used.
+    pub(crate) fn look_up(&self, organisation: &str, request: &Request, now: Instant) -> Accounting {
         let prefixes = prefixes(organisation, request);
         let minimum = minimum_tokens(&request.model);
         if let Caching::Implicit { writes } = request.caching {
@@ -104,9 +105,12 @@ impl PromptCache {
             let first = breakpoint.saturating_sub(LOOK_BACK - 1);
             (first..=*breakpoint)
                 .rev()
-                .find(|index| self.touch(&prefixes[*index].0, now))
+                .find(|index| self.alive(&prefixes[*index].0, now).is_some())
         });
         let mut accounting = Accounting::default();
+        accounting
+            .writes
+            .extend(hit.and_then(|index| self.used(&prefixes[index].0, now)));
         let mut covered = hit.map_or(0, |index| prefixes[index].1);
         accounting.usage.cache_read = covered;
         for (index, ttl) in breakpoints {
@@ -127,12 +131,12 @@ impl PromptCache {
     }
 
     /// Accounts for a prompt whose every prefix is cached.
-    fn implicit(&mut self, prefixes: &[(Prefix, u64)], minimum: u64, writes: bool, now: Instant) -> Accounting {
+    fn implicit(&self, prefixes: &[(Prefix, u64)], minimum: u64, writes: bool, now: Instant) -> Accounting {
         let total = prefixes.last().map_or(0, |(_, tokens)| *tokens);
         // The last segment is always computed: an answer follows from it.
         let cacheable = &prefixes[..prefixes.len().saturating_sub(1)];
         let long: Vec<&(Prefix, u64)> = cacheable.iter().filter(|(_, tokens)| *tokens >= minimum).collect();
-        let hit = long.iter().rev().find(|(prefix, _)| self.touch(prefix, now));
+        let hit = long.iter().rev().find(|(prefix, _)| self.alive(prefix, now).is_some());
         let mut accounting = Accounting::default();
         accounting.usage.cache_read = hit.map_or(0, |(_, tokens)| *tokens);
         let written = long.last().map_or(0, |(_, tokens)| *tokens) - accounting.usage.cache_read;
@@ -145,7 +149,7 @@ impl PromptCache {
         accounting
     }
 
-    /// The response begins: what the call wrote can be read from now on.
+    /// The response begins: what the call wrote can be read from now on, and what it read lives on.
     pub(crate) fn begin(&mut self, accounting: &Accounting) {
         for (prefix, ttl, from) in &accounting.writes {
             let entry = Entry {
@@ -156,15 +160,15 @@ impl PromptCache {
         }
     }
 
-    /// True if an entry is alive; using it restarts its lifetime.
-    fn touch(&mut self, prefix: &Prefix, now: Instant) -> bool {
-        match self.entries.get_mut(prefix) {
-            Some(entry) if entry.expires > now => {
-                entry.expires = now + lifetime(entry.ttl);
-                true
-            }
-            Some(_) | None => false,
-        }
+    /// The lifetime of an entry that is alive.
+    fn alive(&self, prefix: &Prefix, now: Instant) -> Option<CacheTtl> {
+        let entry = self.entries.get(prefix).filter(|entry| entry.expires > now)?;
+        Some(entry.ttl)
+    }
+
+    /// An entry whose lifetime starts again.
+    fn used(&self, prefix: &Prefix, now: Instant) -> Option<(Prefix, CacheTtl, Instant)> {
+        Some((*prefix, self.alive(prefix, now)?, now))
     }
 }
 
@@ -293,7 +297,7 @@ mod tests {
 
     #[test]
     fn too_short_a_prefix_is_silently_not_cached() {
-        let mut cache = PromptCache::default();
+        let cache = PromptCache::default();
         let accounting = cache.look_up("o", &request(&[(511, SHORT), (3, None)]), Instant::now());
         assert_eq!(accounting.usage, usage(514, 0, 0, 0));
     }
@@ -306,9 +310,17 @@ mod tests {
         let accounting = cache.look_up("o", &call, start);
         cache.begin(&accounting);
         let minutes = |n: u64| start + Duration::from_secs(60 * n);
-        assert_eq!(cache.look_up("o", &call, minutes(4)).usage.cache_read, 600);
-        assert_eq!(cache.look_up("o", &call, minutes(8)).usage.cache_read, 600);
-        assert_eq!(cache.look_up("o", &call, minutes(13)).usage.cache_read, 0);
+        let mut read = |at, answered: bool| {
+            let accounting = cache.look_up("o", &call, at);
+            if answered {
+                cache.begin(&accounting);
+            }
+            accounting.usage.cache_read
+        };
+        assert_eq!(read(minutes(4), true), 600);
+        assert_eq!(read(minutes(8), true), 600);
+        assert_eq!(read(minutes(12), false), 600);
+        assert_eq!(read(minutes(14), true), 0, "a refused request uses nothing");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! here.
 //!
 //! ```text
-//! request -> rules of its dialect -> model: script, turn -> fault -> error, cut, hang
+//! request -> rules of its dialect -> model: script, turn -> rate limits -> 429
+//!                                                        -> fault -> error, cut, hang
 //!                                                        -> reply -> cache accounting -> server: JSON | SSE
 //! ```
 
@@ -16,10 +17,12 @@ mod gemini;
 mod chat;
 mod ollama;
 mod dialect;
+mod limits;
 mod model;
 mod server;
 
 pub use cache::CallUsage;
+pub use limits::RateLimits;
 pub use model::{Answer, Recorded};
 pub use script::{ApiError, Block, Fault, Matcher, Reply, Script, Turn};
 pub use server::ScriptedServer;

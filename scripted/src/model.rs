@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use crate::cache::{Accounting, CallUsage, PromptCache, drawn, head_tokens, prompt_tokens, tokens};
 use crate::dialect::{Dialect, Message};
+use crate::limits::{Limiter, RateLimits, Standing};
 use crate::ollama;
 use crate::request::{Endpoint, Request};
-use crate::script::{ApiError, Block, Fault, Script};
+use crate::script::{ApiError, Block, Fault, Script, Turn};
 
 /// The word in `anthropic-beta` without which no conversation is made shorter.
 const COMPACTION: &str = "compact-2026-01-12";
@@ -54,7 +55,17 @@ pub(crate) struct Model {
     cache: PromptCache,
     /// The seed of counts, where they are drawn.
     drawn: Option<u64>,
+    limiter: Limiter,
     requests: Vec<Recorded>,
+}
+
+/// A request that was decided on.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) number: u64,
+    pub(crate) plan: Plan,
+    /// How the account's limits stand now.
+    pub(crate) standing: Option<Standing>,
 }
 
 /// What to do about a request, decided in one go.
@@ -98,6 +109,11 @@ impl Model {
         self.drawn = Some(seed);
     }
 
+    /// Sets the rate limits of every account, from the next request on.
+    pub(crate) fn limit(&mut self, limits: Option<RateLimits>) {
+        self.limiter.set(limits);
+    }
+
     /// Every request so far, in the order of arrival.
     pub(crate) fn requests(&self) -> &[Recorded] {
         &self.requests
@@ -116,10 +132,11 @@ impl Model {
         body: &[u8],
         endpoint: Endpoint,
         now: Instant,
-    ) -> (u64, Plan) {
+    ) -> Taken {
         let number = self.requests.len() as u64 + 1;
         let json = serde_json::from_slice(body).unwrap_or(Value::Null);
         let mut script = None;
+        let mut standing = None;
         let dialect = endpoint.dialect();
         let plan = dialect
             .authorize(&headers)
@@ -135,7 +152,7 @@ impl Model {
                 }
                 let index = self.script_for(&request, &key, dialect)?;
                 script = Some(self.scripts[index].name.clone());
-                self.plan(number, index, dialect, &request, &key, now)
+                self.plan(number, index, dialect, &request, &key, now, &mut standing)
             })
             .unwrap_or_else(Plan::Error);
         let answer = match &plan {
@@ -154,7 +171,7 @@ impl Model {
             script,
             answer,
         });
-        (number, plan)
+        Taken { number, plan, standing }
     }
 
     fn script_for(&self, request: &Request, key: &str, dialect: Dialect) -> Result<usize, ApiError> {
@@ -164,6 +181,7 @@ impl Model {
             .ok_or_else(|| dialect.no_model(&request.model))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one request, taken apart")]
     fn plan(
         &mut self,
         number: u64,
@@ -172,6 +190,7 @@ impl Model {
         request: &Request,
         key: &str,
         now: Instant,
+        standing: &mut Option<Standing>,
     ) -> Result<Plan, ApiError> {
         let script = &self.scripts[index];
         let turn = script
@@ -180,25 +199,13 @@ impl Model {
             .ok_or_else(|| ApiError::invalid(format!("script {} has no turn {}", script.name, request.turn)))?;
         let met = self.met.entry((index, request.turn)).or_default();
         let fault = turn.faults.get(*met);
-        *met += usize::from(fault.is_some());
-        let end = match fault {
-            None => End::Whole,
-            Some(Fault::Error(error)) => return Ok(Plan::Error(error.clone())),
-            Some(Fault::Hang) => return Ok(Plan::Hang),
-            Some(Fault::ErrorEvent { error, .. }) if !request.stream => return Ok(Plan::Error(error.clone())),
-            Some(Fault::ErrorEvent { after_events, error }) => End::ErrorAfter(*after_events, error.clone()),
-            Some(Fault::Cut { after_events }) => End::CutAfter(*after_events),
-            Some(Fault::CutBeforeLast) => End::CutBeforeLast,
+        let is_answered = match fault {
+            None | Some(Fault::Cut { .. } | Fault::CutBeforeLast) => true,
+            Some(Fault::ErrorEvent { .. }) => request.stream,
+            Some(Fault::Error(_) | Fault::Hang) => false,
         };
-        for block in &turn.reply.blocks {
-            if let Block::ToolUse { name, .. } = block
-                && !request.tools.contains(name)
-            {
-                return Err(ApiError::invalid(format!(
-                    "script {} calls tool {name}, which the request does not offer",
-                    script.name
-                )));
-            }
+        if is_answered {
+            check_tools(script, turn, request)?;
         }
         let mut accounting = self.cache.look_up(key, request, now);
         if let Some(room) = request.room {
@@ -223,6 +230,25 @@ impl Model {
         if let Some(cost) = shortened {
             message = message.after_summary(SUMMARY, cost);
         }
+        let used = if is_answered {
+            message.usage()
+        } else {
+            CallUsage::default()
+        };
+        if let Some((stands, admitted)) = self.limiter.admit(dialect, key, used, now) {
+            *standing = Some(stands);
+            admitted?;
+        }
+        *met += usize::from(fault.is_some());
+        let end = match fault {
+            None => End::Whole,
+            Some(Fault::Error(error)) => return Ok(Plan::Error(error.clone())),
+            Some(Fault::Hang) => return Ok(Plan::Hang),
+            Some(Fault::ErrorEvent { error, .. }) if !request.stream => return Ok(Plan::Error(error.clone())),
+            Some(Fault::ErrorEvent { after_events, error }) => End::ErrorAfter(*after_events, error.clone()),
+            Some(Fault::Cut { after_events }) => End::CutAfter(*after_events),
+            Some(Fault::CutBeforeLast) => End::CutBeforeLast,
+        };
         Ok(Plan::Reply {
             message: Box::new(message),
             accounting,
@@ -232,4 +258,19 @@ impl Model {
             end,
         })
     }
+}
+
+/// A script that calls a tool which the request does not offer is wrong.
+fn check_tools(script: &Script, turn: &Turn, request: &Request) -> Result<(), ApiError> {
+    for block in &turn.reply.blocks {
+        if let Block::ToolUse { name, .. } = block
+            && !request.tools.contains(name)
+        {
+            return Err(ApiError::invalid(format!(
+                "script {} calls tool {name}, which the request does not offer",
+                script.name
+            )));
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -13,12 +13,13 @@ use axum::response::Response;
 use axum::routing::post;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::dialect::Dialect;
-use crate::model::{End, Model, Plan, Recorded};
+use crate::limits::RateLimits;
+use crate::model::{End, Model, Plan, Recorded, Taken};
 use crate::request::Endpoint;
 use crate::script::{ApiError, Script};
 
@@ -76,6 +77,12 @@ impl ScriptedServer {
     /// counts has read them.
     pub fn draw_counts(&self, seed: u64) {
         lock(&self.model).draw_counts(seed);
+    }
+
+    /// Limits every account from the next request on, or no account any more. What an account has used
+    /// stays used when its limits change.
+    pub fn limit(&self, limits: impl Into<Option<RateLimits>>) {
+        lock(&self.model).limit(limits.into());
     }
 
     /// Every request so far, in the order of arrival.
@@ -142,7 +149,18 @@ async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Bo
             0,
         );
     };
-    let (number, plan) = lock(&model).take(head.uri.to_string(), head.headers, &body, endpoint, now);
+    let Taken { number, plan, standing } = lock(&model).take(head.uri.to_string(), head.headers, &body, endpoint, now);
+    let mut response = answer(&model, dialect, number, plan).await;
+    let limits = standing.map(|standing| standing.headers(dialect, SystemTime::now()));
+    for (name, value) in limits.into_iter().flatten() {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+async fn answer(model: &Mutex<Model>, dialect: Dialect, number: u64, plan: Plan) -> Response {
     match plan {
         Plan::Error(error) => respond_error(dialect, &error, number),
         Plan::Count(count) => respond(StatusCode::OK, number, JSON, dialect.count(count).to_string()),
@@ -157,7 +175,7 @@ async fn serve(State(model): State<Arc<Mutex<Model>>>, request: http::Request<Bo
             end,
         } => {
             tokio::time::sleep(delay).await;
-            lock(&model).begin(&accounting);
+            lock(model).begin(&accounting);
             if stream {
                 let frames = frames(dialect, message.events(), end);
                 let kind = if dialect == Dialect::Ollama { LINES } else { EVENTS };

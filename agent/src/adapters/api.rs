@@ -14,6 +14,7 @@ mod asked;
 mod frames;
 mod halt;
 mod turn;
+mod pauses;
 mod wire;
 mod turns;
 mod provider;
@@ -55,6 +56,7 @@ use crate::process::{AgentEnvironment, Control, Environment, EnvironmentParts, R
 use asked::Asked;
 use caller::Caller;
 use halt::Halt;
+use pauses::Pauses;
 use session::Session;
 use turns::Conversation;
 
@@ -218,6 +220,7 @@ impl ApiAdapter {
             steps: input.steps,
             caller,
             asked,
+            pauses: Pauses::default(),
             tools,
             reporter,
             control: Control {

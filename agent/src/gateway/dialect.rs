@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::json;
 
+use super::elsewhere::Content;
 use crate::adapters::metered::MeteredWire;
 
 /// What is done with a request.
@@ -98,6 +99,13 @@ pub(super) fn asked(wire: MeteredWire, path: &str, body: &[u8]) -> Asked {
         conversation: Option<IgnoredAny>,
         #[serde(default)]
         prompt: Option<IgnoredAny>,
+        /// Of Messages and chat completions, of Responses, and of Gemini.
+        #[serde(default)]
+        messages: Content,
+        #[serde(default)]
+        input: Content,
+        #[serde(default)]
+        contents: Content,
         #[serde(default)]
         speed: Option<String>,
         #[serde(default, alias = "serviceTier")]
@@ -131,12 +139,18 @@ pub(super) fn asked(wire: MeteredWire, path: &str, body: &[u8]) -> Asked {
         || call.conversation.is_some()
         || call.cached_content.is_some()
         || (wire == MeteredWire::Responses && call.prompt.is_some());
+    let contents = [call.messages, call.input, call.contents];
     let unbounded = if !is_understood {
         Some("the request is not understood by the gateway of a session, which has to bound its cost")
     } else if is_stored {
         Some(
             "the gateway of a session bounds the cost of a request by its bytes: previous_response_id, conversation, \
              prompt and cachedContent are not supported; send the content itself",
+        )
+    } else if contents.iter().any(|content| content.is_elsewhere) {
+        Some(
+            "the gateway of a session bounds the cost of a request by its bytes: links, ids of files and references \
+             to items are not supported; send the content itself",
         )
     } else if !call.service_tier.iter().chain(&call.speed).all(is_priced) {
         Some("the gateway of a session supports the default service tier and the standard speed only")

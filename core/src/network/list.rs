@@ -102,12 +102,17 @@ impl AllowList {
         }
     }
 
-    /// The ports of the machine itself that programs may reach, which are forwarded; at most
-    /// [`MOST_FORWARDS`], the lowest first.
+    /// The ports of the machine itself that programs may reach, which are forwarded; at most [`MOST_FORWARDS`].
+    /// First those of providers, without which a session can do nothing, then the lowest.
     #[must_use]
     pub fn forwards(&self) -> BTreeSet<u16> {
-        let all: BTreeSet<u16> = self.0.iter().filter_map(AllowRule::own_port).collect();
-        all.into_iter().take(MOST_FORWARDS).collect()
+        let ports = |of_provider| -> BTreeSet<u16> {
+            let rules = self.0.iter().filter(|rule| rule.is_anywhere() == of_provider);
+            rules.filter_map(AllowRule::own_port).collect()
+        };
+        let first = ports(true);
+        let others = ports(false).into_iter().filter(|port| !first.contains(port));
+        first.iter().copied().chain(others).take(MOST_FORWARDS).collect()
     }
 
     fn rules_for<'a>(&'a self, to: &'a Destination) -> impl Iterator<Item = &'a AllowRule> {

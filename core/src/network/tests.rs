@@ -256,6 +256,21 @@ fn the_address_of_a_provider_is_what_its_owner_set() {
 }
 
 #[test]
+fn many_ports_of_the_machine_do_not_push_out_that_of_a_provider() {
+    let own: Vec<AllowRule> = (0..40)
+        .map(|port| format!("localhost:{}", 2000 + port).parse().unwrap())
+        .collect();
+    let list: AllowList = own
+        .into_iter()
+        .chain([AllowRule::of_provider(to("127.0.0.1:54321"))])
+        .collect();
+    let ports = list.forwards();
+    assert_eq!(ports.len(), MOST_FORWARDS);
+    assert!(ports.contains(&54321) && ports.contains(&2000), "{ports:?}");
+    assert!(!ports.contains(&2039), "{ports:?}");
+}
+
+#[test]
 fn policies_none_and_open_ask_no_list() {
     let (nothing, there) = (AllowList::default(), [ip("10.0.0.1")]);
     let asked = to("example.com:1");

@@ -372,3 +372,25 @@ async fn the_same_script_is_followed_in_every_api() {
     assert_eq!(answer.status(), 404);
     assert!(answer.text().await.unwrap().contains("try pulling it first"));
 }
+
+#[tokio::test]
+async fn an_account_is_limited_and_told_so_in_headers() {
+    let server = server([Turn::say("done")]).await;
+    let free = ask(&server, &body(opening(), true)).await;
+    assert!(!free.headers().contains_key("anthropic-ratelimit-requests-limit"));
+    server.limit(RateLimits::per_minute(2, 100_000, 10_000));
+    for left in ["1", "0"] {
+        let answer = ask(&server, &body(opening(), true)).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["anthropic-ratelimit-requests-remaining"], left);
+        assert_eq!(answer.headers()["anthropic-ratelimit-requests-limit"], "2");
+    }
+    let refused = ask(&server, &body(opening(), true)).await;
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["retry-after"], "30");
+    assert_eq!(refused.headers()["anthropic-ratelimit-requests-remaining"], "0");
+    let error: Value = refused.json().await.unwrap();
+    assert_eq!(error["error"]["type"], "rate_limit_error");
+    server.limit(None);
+    assert_eq!(ask(&server, &body(opening(), true)).await.status(), 200);
+}

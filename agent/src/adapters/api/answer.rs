@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
+use kage_core::call::BilledInput;
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::usage::Usage;
 use serde::{Deserialize, Serialize};
@@ -157,27 +158,6 @@ pub(super) struct OpenItem {
     pub(super) listed: BTreeMap<&'static str, Vec<Value>>,
 }
 
-/// An earlier request of a conversation, and what was counted of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Earlier {
-    /// Bytes of the request.
-    pub(super) sent: u64,
-    /// Tokens of the prompt, cached ones included.
-    pub(super) tokens: u64,
-}
-
-impl Earlier {
-    /// The request that this is the answer to, if its prompt was counted.
-    pub(super) fn of(draft: &Draft) -> Option<Self> {
-        let usage = draft.usage;
-        let tokens = usage.total().saturating_sub(usage.output);
-        (tokens > 0).then_some(Self {
-            sent: draft.sent,
-            tokens,
-        })
-    }
-}
-
 /// An answer in the making. The dialect fills it, event by event, and makes the [`Answer`] of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Draft {
@@ -199,7 +179,7 @@ pub(super) struct Draft {
     /// The room that the request asked for.
     pub(super) context: Option<NonZeroU32>,
     /// The request before in the same conversation.
-    pub(super) before: Option<Earlier>,
+    pub(super) before: Option<BilledInput>,
     bytes: usize,
 }
 
@@ -211,6 +191,15 @@ impl Draft {
             context,
             ..Self::default()
         }
+    }
+
+    /// The request that this is the answer to, if its prompt was counted.
+    pub(super) fn billed(&self) -> Option<BilledInput> {
+        let tokens = self.usage.total().saturating_sub(self.usage.output);
+        (tokens > 0).then_some(BilledInput {
+            bytes: self.sent,
+            tokens,
+        })
     }
 
     /// Whether anything of the answer came, so that it is on a bill.

@@ -6,14 +6,16 @@ use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kage_core::call::{AccountName, Ask, CallEnd, OutputBounds, Prefix, RateTold, Spent};
+use kage_core::call::{
+    AccountName, Ask, BilledInput, CallEnd, OutputBounds, Prefix, RateTold, Spent, input_bound,
+};
 use kage_core::event::EventBody;
 use kage_core::failure::FailureKind;
 use kage_core::id::AdapterName;
 use kage_core::usage::{PicoUsd, Usage};
 
 use super::CallRules;
-use super::answer::{Answer, Draft, Earlier, Stop};
+use super::answer::{Answer, Draft, Stop};
 use super::halt::{Halt, thawed};
 use super::wire::Wire;
 use crate::adapters::port::{Reporter, ReporterClosed};
@@ -61,7 +63,7 @@ pub(super) struct Caller {
     /// Tokens of a prompt from which on the provider makes the conversation shorter.
     pub(super) compact_at: Option<u64>,
     /// The last call that was answered.
-    pub(super) before: Option<Earlier>,
+    pub(super) before: Option<BilledInput>,
     /// True when calls cost nothing.
     pub(super) free: bool,
     /// What stands before the model's name where its price is looked up.
@@ -84,9 +86,6 @@ pub(super) struct Caller {
 
 /// Writes a request whose answer may have so many tokens.
 pub(super) type Body<'a> = &'a (dyn Fn(NonZeroU32) -> Result<Vec<u8>, Halt> + Sync);
-
-/// Tokens that a provider may add to a prompt, for tools for instance, besides what the request says.
-const ADDED: u64 = 1_024;
 
 /// Whether the same call may succeed a little later.
 fn passes(kind: FailureKind) -> bool {
@@ -182,7 +181,7 @@ impl Caller {
             self.settle(granted, &draft, &heard, &end, reporter).await?;
             let failure = match end? {
                 Ended::Whole => {
-                    self.before = Earlier::of(&draft);
+                    self.before = draft.billed();
                     self.prefix = None;
                     let mut answer = (self.wire.finish)(draft);
                     self.was_cut = answer.stop == Stop::Cut;
@@ -274,7 +273,7 @@ impl Caller {
             model: self.as_priced(&self.model),
             free: self.free,
             prefix: self.prefix.clone(),
-            input: self.with_summary(self.input_bound(bytes as u64), most),
+            input: self.with_summary(input_bound(self.before, bytes as u64), most),
             output: OutputBounds::of(most, self.was_cut),
         };
         // Reasons are shown by the future beside the one that waits.
@@ -310,17 +309,6 @@ impl Caller {
             Some(_) | None => input,
         }
     }
-
-    /// Tokens that the input of a request has at most: those of the last one, as they were counted, and a
-    /// token for each byte that came since.
-    fn input_bound(&self, bytes: u64) -> u64 {
-        match self.before {
-            None => bytes.saturating_add(ADDED),
-            Some(before) => before
-                .tokens
-                .saturating_add(bytes.saturating_sub(before.sent))
-                .min(bytes.saturating_add(ADDED)),
-        }
     }
 
     /// A model as it is priced.

@@ -3,7 +3,9 @@
 //!
 //! The part that all sessions of a task share comes first, with the same bytes in each: tool
 //! definitions, the system text, the base. A breakpoint ends it. The last two user messages have
-//! breakpoints too, so that each call reads the cache entry that the previous one wrote. [`stream`]
+//! breakpoints too, so that each call reads the cache entry that the previous one wrote, however many blocks came
+//! since: the provider looks back at most 20 from a breakpoint, and one is where the entry ends. A breakpoint below
+//! the model's minimum is ignored by the provider, and costs nothing. [`stream`]
 //! reads answers, [`usage`] counts tokens.
 
 mod stream;
@@ -18,6 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::answer::{Item, Stop};
 use super::asked::Asked;
 use super::frames::Framing;
+use super::pauses::CacheLife;
 use super::provider::{KeyRule, Provider, as_given, never_free};
 use super::turn::{Told, Turn};
 use super::wire::{Refusal, Request, Wire, always_fits, no_advice};
@@ -104,9 +107,25 @@ struct Part<T> {
     cache_control: Option<Ephemeral>,
 }
 
-#[derive(Serialize)]
+/// The end of a cached prefix.
+#[derive(Clone, Copy, Serialize)]
 #[serde(tag = "type", rename = "ephemeral")]
-struct Ephemeral {}
+struct Ephemeral {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<&'static str>,
+}
+
+impl From<CacheLife> for Ephemeral {
+    fn from(life: CacheLife) -> Self {
+        Self {
+            ttl: match life {
+                // What they have without a word.
+                CacheLife::FiveMinutes => None,
+                CacheLife::OneHour => Some("1h"),
+            },
+        }
+    }
+}
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename = "text")]
@@ -115,10 +134,10 @@ struct Text<'a> {
 }
 
 impl<T> Part<T> {
-    fn new(said: T, ends_prefix: bool) -> Self {
+    fn new(said: T, ends_prefix: Option<Ephemeral>) -> Self {
         Self {
             said,
-            cache_control: ends_prefix.then_some(Ephemeral {}),
+            cache_control: ends_prefix,
         }
     }
 }
@@ -231,7 +250,8 @@ fn body(request: &Request<'_>) -> Vec<u8> {
     }
     let last = request.system.len().saturating_sub(1);
     let system = request.system.iter().enumerate();
-    let system = system.map(|(at, text)| Part::new(Text { text }, at == last));
+    let mark = Ephemeral::from(request.cache);
+    let system = system.map(|(at, text)| Part::new(Text { text }, (at == last).then_some(mark)));
     let body = Body {
         model: &request.asked.model,
         max_tokens: request.asked.max_output.get(),
@@ -247,12 +267,12 @@ fn body(request: &Request<'_>) -> Vec<u8> {
         }),
         tools: request.tools,
         system: system.collect(),
-        messages: Messages(request.turns),
+        messages: Messages(request.turns, mark),
     };
     serde_json::to_vec(&body).expect("texts and raw JSON always serialise")
 }
 
-struct Messages<'a>(&'a [Turn]);
+struct Messages<'a>(&'a [Turn], Ephemeral);
 
 impl Serialize for Messages<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -271,7 +291,8 @@ impl Serialize for Messages<'_> {
                     let recent = user + RECENT > users;
                     let last = told.len() - 1;
                     let parts = told.iter().enumerate();
-                    let parts = parts.map(|(at, told)| Part::new(Content::new(told), recent && at == last));
+                    let mark = |at| (recent && at == last).then_some(self.1);
+                    let parts = parts.map(|(at, told)| Part::new(Content::new(told), mark(at)));
                     list.serialize_element(&One {
                         role: "user",
                         content: parts.collect::<Vec<_>>(),

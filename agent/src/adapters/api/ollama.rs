@@ -361,7 +361,7 @@ fn cut_prompt(draft: &Draft, read: Option<u64>) -> Option<Failure> {
     let too_few = draft.sent >= SHORT && draft.sent / MOST_BYTES > read;
     // What follows on a prompt has at least its tokens and some for what was added, unless it had no room.
     let shrunk = draft.before.is_some_and(|before| {
-        let added = draft.sent.saturating_sub(before.sent) / MOST_BYTES;
+        let added = draft.sent.saturating_sub(before.bytes) / MOST_BYTES;
         read < before.tokens && before.tokens + added >= room_of(draft)
     });
     if !too_few && !shrunk {

@@ -20,6 +20,7 @@ use super::asked::Asked;
 use super::caller::Caller;
 use super::circles::{Circle, Circles, Step};
 use super::halt::{Halt, thawed};
+use super::pauses::Pauses;
 use super::turn::ToolAnswer;
 use super::turns::Conversation;
 use super::wire::Request;
@@ -55,6 +56,7 @@ pub(super) struct Session {
     /// The task's id.
     pub(super) task: String,
     pub(super) asked: Asked,
+    pub(super) pauses: Pauses,
     /// Maximum of model calls.
     pub(super) max_turns: NonZeroU32,
     pub(super) tool_definitions: Box<RawValue>,
@@ -137,6 +139,7 @@ impl Session {
 
     async fn call_once(&mut self) -> Result<Answer, Halt> {
         let wire = self.caller.wire;
+        let cache = self.pauses.call(Instant::now());
         // The body of the call, for an answer of so many tokens.
         let body = |limit: NonZeroU32| {
             let lower = (limit < self.asked.max_output).then(|| Asked {
@@ -150,6 +153,7 @@ impl Session {
                 tools: &self.tool_definitions,
                 system: &self.system,
                 turns: self.conversation.turns(),
+                cache,
             };
             let body = (wire.body)(&request);
             match (wire.too_large)(&request, &body) {

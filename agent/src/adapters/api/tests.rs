@@ -12,6 +12,7 @@ use super::*;
 use crate::adapters::port::Report;
 use crate::adapters::steps::Steps;
 
+mod cached;
 mod compaction;
 mod dialects;
 mod exact;

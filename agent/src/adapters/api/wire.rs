@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::answer::{Answer, Draft, Item, Progress, Stop};
 use super::asked::Asked;
 use super::frames::Framing;
+use super::pauses::CacheLife;
 use super::turn::Turn;
 use crate::adapters::tools::ToolDefinition;
 
@@ -83,6 +84,8 @@ pub(super) struct Request<'a> {
     /// System texts, in order. Sessions of a task share them.
     pub(super) system: &'a [String],
     pub(super) turns: &'a [Turn],
+    /// How long what it writes to a prompt cache has to live, where the provider is told that.
+    pub(super) cache: CacheLife,
 }
 
 /// A provider's description of a failed call.

@@ -141,6 +141,21 @@ fn what_has_no_bound_is_known() {
         (Responses, r#"{"prompt":{"id":"pmpt_1"}}"#, "prompt"),
         (Gemini, r#"{"cachedContent":"cachedContents/1"}"#, "cachedContent"),
         (Gemini, r#"{"cached_content":"cachedContents/1"}"#, "cachedContent"),
+        (
+            Responses,
+            r#"{"input":[{"type":"item_reference","id":"msg_1"}]}"#,
+            "references to items",
+        ),
+        (
+            Messages,
+            r#"{"messages":[{"role":"user","content":[{"type":"document","source":{"type":"file","file_id":"f"}}]}]}"#,
+            "ids of files",
+        ),
+        (
+            Gemini,
+            r#"{"contents":[{"parts":[{"fileData":{"fileUri":"https://example.com/film"}}]}]}"#,
+            "links",
+        ),
         (Responses, r#"{"service_tier":"priority"}"#, "service tier"),
         (Chat, r#"{"service_tier":"priority"}"#, "service tier"),
         (Gemini, r#"{"serviceTier":"priority"}"#, "service tier"),
@@ -170,6 +185,7 @@ fn what_has_no_bound_is_known() {
             r#"{"previous_response_id":null,"conversation":null,"prompt":null,"service_tier":"auto"}"#,
         ),
         (Chat, r#"{"service_tier":"default","prompt":"x"}"#),
+        (Responses, r#"{"input":"https://example.com"}"#),
         (Messages, r#"{"service_tier":"standard_only","speed":"standard"}"#),
         (Gemini, r#"{"serviceTier":"STANDARD"}"#),
     ] {

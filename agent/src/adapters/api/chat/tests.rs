@@ -7,6 +7,7 @@ use kage_core::price::Effort;
 use serde_json::json;
 
 use super::super::asked::Asked;
+use super::super::pauses::CacheLife;
 use super::super::turn::ToolAnswer;
 use super::super::turns::Conversation;
 use super::*;
@@ -32,6 +33,7 @@ fn sent(asked: &Asked, conversation: &Conversation) -> Value {
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
+        cache: CacheLife::default(),
     });
     serde_json::from_slice(&body).unwrap()
 }

@@ -27,7 +27,11 @@ fn resumed(lines: &[Value]) -> Conversation {
 }
 
 fn bytes(conversation: &Conversation) -> String {
-    let plain = Asked {
+    asking(&plain(), conversation)
+}
+
+fn plain() -> Asked {
+    Asked {
         model: "m".to_owned(),
         max_output: NonZeroU32::new(10).unwrap(),
         output_is_known: true,
@@ -35,11 +39,14 @@ fn bytes(conversation: &Conversation) -> String {
         effort: None,
         compact_at: None,
         context: None,
-    };
-    asking(&plain, conversation)
+    }
 }
 
 fn asking(asked: &Asked, conversation: &Conversation) -> String {
+    written(asked, conversation, CacheLife::default())
+}
+
+fn written(asked: &Asked, conversation: &Conversation, cache: CacheLife) -> String {
     let tools = (WIRE.tools)(&tools::definitions());
     let body = body(&Request {
         asked,
@@ -47,6 +54,7 @@ fn asking(asked: &Asked, conversation: &Conversation) -> String {
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
+        cache,
     });
     String::from_utf8(body).unwrap()
 }
@@ -127,6 +135,26 @@ fn breakpoints_end_the_base_and_the_last_two_user_messages() {
         users,
         [vec![false], vec![false, false], vec![false, true], vec![false, true]]
     );
+}
+
+#[test]
+fn every_breakpoint_says_how_long_its_entry_has_to_live() {
+    let conversation = resumed(&[
+        json!({"role": "user", "content": [{"type": "text", "text": "task"}]}),
+        json!({"role": "assistant", "content": [{"type": "text", "text": "hm"}]}),
+    ]);
+    for (life, mark) in [
+        (CacheLife::FiveMinutes, json!({"type": "ephemeral"})),
+        (CacheLife::OneHour, json!({"type": "ephemeral", "ttl": "1h"})),
+    ] {
+        let body: Value = serde_json::from_str(&written(&plain(), &conversation, life)).unwrap();
+        let (system, messages) = (&body["system"], &body["messages"]);
+        let marked = [&system[1], &messages[0]["content"][0], &messages[2]["content"][0]];
+        assert_eq!(
+            marked.map(|part| part["cache_control"].clone()),
+            [mark.clone(), mark.clone(), mark]
+        );
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::super::asked::Asked;
+use super::super::pauses::CacheLife;
 use super::super::turns::Conversation;
 use super::*;
 use crate::adapters::tools as toolbox;
@@ -33,6 +34,7 @@ fn sent(asked: &Asked, conversation: &Conversation) -> (Value, Option<Failure>) 
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
+        cache: CacheLife::default(),
     };
     let body = body(&request);
     let failure = too_large(&request, &body);
@@ -138,7 +140,7 @@ fn a_prompt_that_has_no_room_is_not_sent_and_one_that_was_cut_is_noticed() {
         (300, 4096, false),
     ] {
         let mut draft = Draft::of(2000, NonZeroU32::new(context));
-        draft.before = Some(super::super::answer::Earlier { sent: 1500, tokens });
+        draft.before = Some(kage_core::call::BilledInput { bytes: 1500, tokens });
         let answer = read(fixture!("tools.jsonl"), draft);
         assert_eq!(answer.is_err(), cut, "{tokens} {context}");
     }

@@ -6,6 +6,7 @@ use kage_core::failure::FailureKind;
 use serde_json::{Value, json};
 
 use super::super::asked::Asked;
+use super::super::pauses::CacheLife;
 use super::super::turns::Conversation;
 use super::*;
 use crate::adapters::tools;
@@ -30,6 +31,7 @@ fn bytes(asked: &Asked, conversation: &Conversation) -> String {
         tools: &tools,
         system: &["you are".to_owned(), "the base".to_owned()],
         turns: conversation.turns(),
+        cache: CacheLife::default(),
     });
     String::from_utf8(body).unwrap()
 }

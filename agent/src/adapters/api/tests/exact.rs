@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::super::answer::{Answer, Draft, Progress};
 use super::super::frames::Frames;
+use super::super::pauses::CacheLife;
 use super::super::wire::{Request, Wire};
 use super::super::*;
 
@@ -102,6 +103,7 @@ fn next_request(wire: &'static Wire, stream: &str) -> [String; 2] {
             tools: &tools,
             system: &[],
             turns: conversation.turns(),
+            cache: CacheLife::default(),
         });
         String::from_utf8(body).unwrap()
     })

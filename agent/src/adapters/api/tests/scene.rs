@@ -11,10 +11,10 @@ use super::provider::{Told, told};
 pub(super) struct Spoken {
     pub(super) adapter: &'static str,
     pub(super) model: &'static str,
-    key: &'static str,
-    url: &'static str,
+    pub(super) key: &'static str,
+    pub(super) url: &'static str,
     /// What follows the server's address.
-    below: &'static str,
+    pub(super) below: &'static str,
 }
 
 impl Spoken {

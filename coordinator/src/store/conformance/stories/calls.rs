@@ -22,9 +22,8 @@ use crate::store::conformance::fixture::{
 };
 use crate::store::conformance::followed::Followed as _;
 use crate::store::{
-    AskToStart, CallFilter, CallSettled, CancelTask, Claim, CommitCall, CreatePersonToken, DropTask, EndAttempts, Ending,
-    MayStart,
-    QueuedJob, ReleaseCall, ReserveCall, Reserved, Store,
+    AskToStart, CallFilter, CallSettled, CancelTask, Claim, CommitCall, CreatePersonToken, DropTask, EndAttempts,
+    Ending, MayStart, QueuedJob, ReleaseCall, ReserveCall, Reserved, Store,
 };
 
 /// A dollar.
