@@ -5,6 +5,7 @@ what fits what.
 from __future__ import annotations
 
 import json
+import re
 import unittest
 from pathlib import Path
 
@@ -158,6 +159,15 @@ class OtherFiles(unittest.TestCase):
                  for x in range(p["x"], p["x"] + p["w"]) for y in range(p["y"], p["y"] + p["h"])]
         self.assertEqual(len(cells), len(set(cells)), "panels overlap")
         self.assertTrue(all(x < 24 for x, _ in cells))
+
+    def test_the_home_of_the_unit_is_that_of_the_documented_user(self) -> None:
+        unit = (DEPLOY / "systemd" / "kage-agent.service").read_text()
+        (home,) = re.findall(r"^Environment=HOME=(.*)$", unit, re.MULTILINE)
+        (user,) = re.findall(r"^User=(.*)$", unit, re.MULTILINE)
+        made = re.findall(
+            r"^useradd .*--home-dir (\S+) (\S+)$", (DEPLOY / ".." / "docs" / "operations.md").read_text(), re.MULTILINE
+        )
+        self.assertIn((home, user), made)
 
     def test_compose_runs_what_the_container_file_builds(self) -> None:
         container = (DEPLOY / "container" / "Containerfile").read_text()
