@@ -5,6 +5,7 @@ else is this machine's. Needs root. Nothing is asserted here.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -36,11 +37,22 @@ def wait_for(what: str, look: Callable[[], Found]) -> Found:
     return found
 
 
+def _said(target: str, what: str) -> list[str]:
+    """The words of an instruction in a stage of the container file."""
+    stage = CONTAINERFILE.read_text().split(f" AS {target}\n")[1].split("\nFROM ")[0].replace("\\\n", " ")
+    (line,) = re.findall(rf"^{what} (\[.*\])$", stage, re.MULTILINE)
+    words: list[str] = json.loads(line)
+    return words
+
+
+def health_check(target: str) -> list[str]:
+    """The command that says whether a container of an image is healthy."""
+    return _said(target, "HEALTHCHECK .* CMD")
+
+
 def entrypoint(target: str) -> list[str]:
     """The entry point of an image, without its init: in a pod here the program itself is process 1."""
-    stage = CONTAINERFILE.read_text().split(f" AS {target}\n")[1].split("\nFROM ")[0]
-    (line,) = re.findall(r"^ENTRYPOINT \[(.*)\]$", stage, re.MULTILINE)
-    words = [word.strip().strip('"') for word in line.split(",")]
+    words = _said(target, "ENTRYPOINT")
     assert words[:2] == ["tini", "--"], words
     return words[2:]
 

@@ -12,7 +12,7 @@ import unittest
 from pathlib import Path
 
 from chart import metrics, one, render
-from pods import Node, Pod, entrypoint, wait_for
+from pods import Node, Pod, entrypoint, health_check, wait_for
 
 ADAPTER = """
 name = "fixer"
@@ -69,6 +69,7 @@ class Running(unittest.TestCase):
         pod = self.pod("kage-coordinator-0", template, entrypoint("coordinator"), names=("kage-coordinator",))
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             pod.until_probe(probe)
+        pod.ok(*health_check("coordinator"))
         return pod
 
     def agent(self, name: str, token: str) -> Pod:
@@ -76,6 +77,7 @@ class Running(unittest.TestCase):
         secrets = {"join": {"token": token}, "keys": {"SOME_KEY": "value"}}
         pod = self.pod(name, template, entrypoint("agent"), secrets=secrets)
         pod.until_probe("readinessProbe")
+        pod.ok(*health_check("agent"))
         return pod
 
     def from_notes(self, coordinator: Pod, role: str) -> str:
