@@ -6,9 +6,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kage_core::call::{
-    AccountName, Ask, BilledInput, CallEnd, OutputBounds, Prefix, RateTold, Spent, input_bound,
-};
+use kage_core::call::{AccountName, Ask, BilledInput, CallEnd, OutputBounds, Prefix, RateTold, Spent, input_bound};
 use kage_core::event::EventBody;
 use kage_core::failure::FailureKind;
 use kage_core::id::AdapterName;
@@ -308,7 +306,6 @@ impl Caller {
             Some(at) if input >= at => input.saturating_mul(2).saturating_add(5 * u64::from(most.get())),
             Some(_) | None => input,
         }
-    }
     }
 
     /// A model as it is priced.
