@@ -54,10 +54,11 @@ impl Mirror {
             list.push_str(commit.as_str());
             list.push('\n');
         }
-        list.push_str("--not\n--glob=refs/kage/bases/*\n");
         let size = self
             .git("rev-list")
             .args(["--objects", "--disk-usage", "--ignore-missing", "--stdin"])
+            // Before git 2.42 standard input may not have options.
+            .args(["--not", "--glob=refs/kage/bases/*"])
             .stdin(list)
             .run()
             .await?;

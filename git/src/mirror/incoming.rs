@@ -146,8 +146,7 @@ impl Incoming {
     pub async fn admit(self, tip: &Oid) -> Result<(), GitError> {
         // Walks from the tip to the objects that references already vouch for.
         self.git("rev-list")
-            .args(["--objects", "--quiet", "--stdin"])
-            .stdin(format!("{tip}\n--not\n--all\n"))
+            .args(["--objects", "--quiet", tip.as_str(), "--not", "--all"])
             .run()
             .await?;
         self.check_growth(tip).await?;
