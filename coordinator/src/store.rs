@@ -58,8 +58,8 @@ pub use admission::{
 pub use apply::Command;
 pub(crate) use change::Change;
 pub use command::{
-    AppendEvents, Appended, CallSettled, CancelTask, Claim, CommitCall, ContextPut, CreateTask, Created,
-    DeleteRepository, DropTask, EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext,
+    AnswerQuestion, AppendEvents, Appended, CallSettled, CancelTask, Claim, CommitCall, ContextPut, CreateTask,
+    Created, DeleteRepository, DropTask, EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext,
     QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, ReleaseCall, RenewLeases, Renewed, RepositoryFate,
     Request, RequestCheckpoint, ReserveCall, Reserved, RestorePrepared, RestoreSession, SaveWork, SelectResult,
     SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,

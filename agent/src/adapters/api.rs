@@ -213,6 +213,7 @@ impl ApiAdapter {
             system,
             conversation,
             steps: input.steps,
+            hearing: input.hearing,
             caller,
             asked,
             tools,
@@ -353,6 +354,7 @@ impl Adapter for ApiAdapter {
             resumes: self.resumes(),
             access: None,
             slots: self.instance.settings.slots.unwrap_or(SLOTS),
+            hears: true,
         }
     }
 
