@@ -7,6 +7,8 @@
 pub mod metered;
 pub mod session_file;
 pub mod steps;
+pub mod hearing;
+pub mod mcp;
 pub mod port;
 mod tools;
 mod settings;

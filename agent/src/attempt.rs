@@ -19,6 +19,7 @@ use kage_proto::convert::agent::{AttemptKey, Work, WorkKind};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::adapters::hearing::Hearing;
 use crate::adapters::metered::GatewayPass;
 use crate::adapters::port::Admission;
 use crate::adapters::steps::CheckpointRequest;
@@ -97,6 +98,8 @@ pub(crate) struct Grant {
     pub(crate) frozen: watch::Receiver<bool>,
     /// Checkpoints that people ask for. The buffer is small; further requests are refused.
     pub(crate) asks: mpsc::Receiver<CheckpointRequest>,
+    /// What people say to its session.
+    pub(crate) hearing: Hearing,
     /// Its slot, and what else it has for itself. Released before the end is reported, so that the
     /// coordinator never learns of a free slot before this agent has it.
     pub(crate) places: Vec<OwnedSemaphorePermit>,
@@ -108,6 +111,8 @@ struct Attempt {
     work: Work,
     stop: Stop,
     frozen: watch::Receiver<bool>,
+    /// What people say to its session.
+    hearing: Hearing,
     /// When its adapter, or what stands between it and its provider, last gave a sign of life.
     active: watch::Sender<Instant>,
     recording: Recording,
@@ -250,6 +255,7 @@ pub(crate) async fn run(resources: Arc<Resources>, grant: Grant) {
         work: grant.work,
         stop: grant.stop,
         frozen: grant.frozen,
+        hearing: grant.hearing,
         active: watch::Sender::new(Instant::now()),
         resources,
     };

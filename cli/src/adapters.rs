@@ -1,11 +1,12 @@
-//! How the adapters of this machine are made: built in, of the user, of the settings, of an agent's
-//! options.
+//! How the adapters of this machine are made: built in, of the user, of repositories that the user agreed to, of
+//! the settings, of an agent's options.
 
 use std::path::Path;
 
 use kage_agent::adapters::AdapterConfig;
 use kage_agent::process::{AgentEnvironment, Runner};
 
+use crate::agreed::Agreements;
 use crate::args::AgentOptions;
 use crate::settings::{self, Settings};
 use crate::state::StateDir;
@@ -21,8 +22,10 @@ pub(crate) fn config(
     state_dir: &Path,
     environment: AgentEnvironment,
 ) -> anyhow::Result<AdapterConfig> {
+    let agreed = Agreements::read()?.manifest_folders();
     let manifest_dirs = settings::user_adapters()
         .into_iter()
+        .chain(agreed)
         .chain(settings.agent.adapters.iter().cloned())
         .chain(options.adapters.iter().cloned())
         .collect();

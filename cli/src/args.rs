@@ -33,7 +33,7 @@ pub use fleet::{
 pub use landing::{Apply, Checkout, Diff, Land, Merge, Strategy};
 pub use results::{Select, Verify};
 pub use run::Run;
-pub use steering::{Fork, Send, SessionArg, Waiting};
+pub use steering::{Answered, Fork, PermitCommand, PermitSubcommand, Send, SessionArg, Waiting};
 
 /// Run one coding task as many parallel sessions of different AI tools, check every
 /// result with the project's own command, and land the best as a git commit.
@@ -122,8 +122,11 @@ pub enum Command {
     Checkout(Checkout),
     /// Choose the session whose result `kage apply` and `kage merge` take.
     Select(Select),
-    /// Say to a session what to do next, also when it is over: it goes on in its conversation.
+    /// Say to a session what to do next, while it works and also when it is over: it goes on in its
+    /// conversation.
     Send(Send),
+    /// Answer what the programs of running sessions ask before they do something.
+    Permit(PermitCommand),
     /// Let another adapter or model go on from a session's files, as another session of its task.
     Fork(Fork),
     /// Run verify on a result that nothing checked, as an unfinished one.

@@ -1,7 +1,8 @@
 //! The subcommands, a file each.
 
 use crate::args::{
-    AdapterSubcommand, AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, Format, TokenSubcommand,
+    AdapterSubcommand, AgentSubcommand, CheckpointSubcommand, Cli, Command, ContextSubcommand, Format,
+    PermitSubcommand, TokenSubcommand,
 };
 use crate::exit::{Exit, Refusal};
 use crate::invocation::Invocation;
@@ -33,6 +34,7 @@ mod logs;
 mod ls;
 mod merge;
 mod merge_into;
+mod permit;
 mod rm;
 mod run;
 mod select;
@@ -41,6 +43,7 @@ mod shell;
 mod show;
 mod stop;
 mod token;
+mod trust;
 mod up;
 mod verify;
 mod wait;
@@ -54,6 +57,7 @@ const fn has_rows(command: &Command) -> bool {
         Command::Login(args) => args.command.is_some(),
         Command::Agent(args) => matches!(args.command, AgentSubcommand::Ls),
         Command::Token(args) => matches!(args.command, TokenSubcommand::Ls),
+        Command::Permit(args) => matches!(args.command, PermitSubcommand::Ls),
         Command::Checkpoint(args) => matches!(args.command, CheckpointSubcommand::Ls(_)),
         _ => false,
     }
@@ -67,7 +71,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     if cli.global.format == Format::Tsv && !has_rows(&cli.command) {
         return Err(Refusal::usage(
             "--format tsv is for commands that print a table: ls, show, compare, cost, adapter ls, \
-             agent ls, token ls, checkpoint ls; json and jsonl are for all",
+             agent ls, token ls, checkpoint ls, permit ls; json and jsonl are for all",
         )
         .into());
     }
@@ -95,6 +99,11 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Checkout(args) => checkout::run(&invocation, args).await,
         Command::Select(args) => select::run(&invocation, args).await,
         Command::Send(args) => Box::pin(send::run(&invocation, args)).await,
+        Command::Permit(args) => match args.command {
+            PermitSubcommand::Ls => permit::ls(&invocation).await,
+            PermitSubcommand::Allow(args) => permit::answer(&invocation, args, true).await,
+            PermitSubcommand::Deny(args) => permit::answer(&invocation, args, false).await,
+        },
         Command::Fork(args) => Box::pin(fork::run(&invocation, args)).await,
         Command::Verify(args) => verify::run(&invocation, args).await,
         Command::Stop(args) => stop::run(&invocation, args.task).await,
@@ -128,6 +137,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             AdapterSubcommand::Ls => adapter::ls(&invocation).await,
             AdapterSubcommand::Show { name } => adapter::show(&invocation, &name),
             AdapterSubcommand::Check { name, model } => Box::pin(adapter::check(&invocation, name, model)).await,
+            AdapterSubcommand::Trust { withdraw } => trust::run(&invocation, withdraw).await,
             AdapterSubcommand::New { name, program } => adapter::new(&invocation, &name, program.as_deref()),
         },
         Command::Coordinator(args) => coordinator::run(invocation, args).await,

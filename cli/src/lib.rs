@@ -41,6 +41,7 @@ pub mod contexts;
 pub mod work_folder;
 pub mod run_plan;
 pub mod base;
+mod agreed;
 mod adapters;
 mod conformance;
 mod environment;

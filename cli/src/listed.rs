@@ -27,6 +27,17 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// Tasks that a session of works, or waits.
+    pub(crate) fn running() -> Self {
+        Self {
+            filter: v1::TaskFilter {
+                states: vec![v1::TaskState::Running.into()],
+                ..v1::TaskFilter::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// What the flags say.
     ///
     /// # Errors

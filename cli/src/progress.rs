@@ -266,6 +266,18 @@ pub fn describe(body: &Body) -> Option<String> {
                 checkpoint_reason("reason", taken.reason).map_or_else(|_| String::new(), |r| format!(" ({r})"));
             Some(format!("checkpoint {}{reason}", view::short_id(&taken.commit)))
         }
+        Body::MessageTold(told) => Some(format!("was told message {} while it works", told.number)),
+        Body::PermissionAsked(asked) => Some(format!(
+            "asks question {}; answer it with `kage permit`: {}",
+            asked.number,
+            view::one_line(&asked.about, 160)
+        )),
+        Body::PermissionDecided(decided) => Some(format!(
+            "question {} is {} {}",
+            decided.number,
+            if decided.allowed { "allowed" } else { "denied" },
+            view::one_line(&decided.by, 80)
+        )),
         Body::Resumed(resumed) => Some(format!(
             "continues from checkpoint {}, {} made again",
             view::short_id(&resumed.commit),

@@ -1,12 +1,14 @@
 //! What a run asks for: flags, the person's settings and the project's file together, in the types of a
 //! task. Nothing is sent or read from a repository here.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use kage_core::budget::{Limit, TaskBudget};
 use kage_core::priority::Priority;
-use kage_core::task::{Course, Policy, ResultRules, TaskEnvironment};
+use kage_core::session::{DEFAULT_WAIT, MAX_WAIT};
+use kage_core::task::{Course, Permissions, Policy, ResultRules, TaskEnvironment};
 
 use crate::assignments::{self, Worker};
 use crate::exit::Refusal;
@@ -37,6 +39,14 @@ pub struct RunPlan {
 }
 
 impl RunPlan {
+    /// The names of all adapters that may work on it.
+    #[must_use]
+    pub(crate) fn adapters(&self) -> BTreeSet<String> {
+        let own = self.workers.iter().map(|worker| worker.adapter.to_string());
+        let others = self.workers.iter().flat_map(|worker| &worker.fallbacks);
+        own.chain(others.map(|fallback| fallback.adapter.to_string())).collect()
+    }
+
     /// The plan of a run at a place.
     ///
     /// # Errors
@@ -82,6 +92,8 @@ impl RunPlan {
                 results: results(&all),
                 course: course(&all),
                 budget: budget(&all),
+                permissions: permissions(&all)?,
+                mcp: None,
             },
             environment,
             include: place.patterns(flags, user, |run| &run.include)?,
@@ -123,6 +135,17 @@ fn budget(all: &RunOptions) -> TaskBudget {
             tokens: None,
         },
     }
+}
+
+/// What programs are answered that ask for permission; `None`: as their adapter says.
+fn permissions(all: &RunOptions) -> Result<Option<Permissions>, Refusal> {
+    let wait = all.permission_wait.unwrap_or(DEFAULT_WAIT);
+    if !(Duration::from_secs(1)..=MAX_WAIT).contains(&wait) {
+        return Err(Refusal::usage(
+            "--permission-wait is between 1s and 24h: nobody may be there to answer",
+        ));
+    }
+    Ok(all.permissions.map(|policy| Permissions { policy, wait }))
 }
 
 /// What becomes a part of results, but for what the person's git ignores.
@@ -202,6 +225,13 @@ mod tests {
         ("budget", Kind::Text, &["2.50", "$3", "0"], &["-1", "1e3"]),
         ("session-budget", Kind::Bare, &["2", "0.5"], &["-1"]),
         ("token-cap", Kind::Bare, &["0", "500000"], &["-1"]),
+        (
+            "permissions",
+            Kind::Text,
+            &["allow", "deny", "ask"],
+            &["Allow", "never"],
+        ),
+        ("permission-wait", Kind::Text, &["1s", "2h"], &["0", "25h"]),
         ("max-hold", Kind::Text, &["1s"], &["0"]),
         ("agents", Kind::List, &["os=linux", "a=b", "a="], &["=x", "none"]),
         ("contain", Kind::Text, &["T0", "T1", "T2", "T3"], &["t1", "T4"]),

@@ -234,6 +234,12 @@ pub fn user_adapters() -> Option<PathBuf> {
     user_dir().map(|dir| dir.join("adapters"))
 }
 
+/// Where copies of what repositories bring are, to which the user agreed.
+#[must_use]
+pub fn agreed_folder() -> Option<PathBuf> {
+    user_dir().map(|dir| dir.join("agreed"))
+}
+
 /// The user's rules for error messages of programs: this file, or else `failures.toml` beside
 /// `config.toml`.
 ///

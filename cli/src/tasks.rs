@@ -172,6 +172,31 @@ pub async fn send(
     Ok(response.await?.into_inner())
 }
 
+/// Answers what the program of a running session asks. `question`: 0 = the only one that waits.
+///
+/// # Errors
+/// When the question is not open, or the coordinator cannot be reached.
+pub async fn answer(
+    access: &Access,
+    task_id: &str,
+    session: &str,
+    question: u32,
+    allow: bool,
+) -> anyhow::Result<v1::AnswerQuestionResponse> {
+    let request = v1::AnswerQuestionRequest {
+        task_id: task_id.to_owned(),
+        session: session.to_owned(),
+        number: question,
+        allow,
+    };
+    // The same answer again changes nothing.
+    let response = twice(async || {
+        let response = access.client.tasks().answer_question(request.clone()).await;
+        response.map_err(ApiError::from)
+    });
+    Ok(response.await?.into_inner())
+}
+
 /// Adds a session that goes on from the files of another one. The request gets an id.
 ///
 /// # Errors

@@ -370,9 +370,16 @@ fn notes(row: &v1::ReportRow) -> String {
 pub fn steering(session: &v1::Session) -> Vec<String> {
     let name = printable(&session.name);
     let said = session.messages.iter().map(|message| &message.summary);
-    let lines = session.fork.iter().map(|fork| &fork.summary).chain(said);
+    let asked = session.questions.iter().map(|question| {
+        format!(
+            "asks a person, `kage permit allow|deny {} {}`: {}",
+            session.name, question.number, question.about
+        )
+    });
+    let lines = session.fork.iter().map(|fork| &fork.summary).chain(said).cloned();
     lines
-        .map(|line| format!("{name}: {}\n", one_line(line, NOTE)))
+        .chain(asked)
+        .map(|line| format!("{name}: {}\n", one_line(&line, NOTE)))
         .collect()
 }
 

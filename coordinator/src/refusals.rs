@@ -67,6 +67,7 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         StoreError::TaskOpen { .. }
         | StoreError::NoResult { .. }
         | StoreError::CannotSend(_)
+        | StoreError::CannotAnswer(_)
         | StoreError::NothingToForkFrom { .. }
         | StoreError::TooManySessions { .. }
         | StoreError::CannotVerify { .. }

@@ -66,6 +66,15 @@ pub struct TakenCheckpoint {
     /// number.
     #[serde(default)]
     pub calls: Option<u32>,
+    /// The newest message that its session was told while it worked and that the conversation has up to
+    /// here, by its number; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub told: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl TakenCheckpoint {

@@ -318,6 +318,26 @@ pub enum EventBody {
         /// Model calls that have to be repeated.
         repeated_calls: u32,
     },
+    /// Its model was told what a person said while it works: the message of this number.
+    MessageTold(u32),
+    /// Its program asks a person whether it may do something.
+    PermissionAsked {
+        /// Of the question, from 1 in the attempt.
+        number: u32,
+        /// What it wants to do, in one line.
+        about: String,
+        /// How long it waits for an answer; then it may not.
+        wait: Duration,
+    },
+    /// A question was answered, or its time is over.
+    PermissionDecided {
+        /// Of the question.
+        number: u32,
+        /// Whether it may.
+        allowed: bool,
+        /// Who decided, in words after "is allowed": "by owner", "because nobody answered in 10m".
+        by: String,
+    },
     /// The attempt ended. Always the last event.
     Finished(AttemptOutcome),
 }
@@ -341,7 +361,12 @@ impl EventBody {
     pub const fn is_of_sessions(&self) -> bool {
         matches!(
             self,
-            Self::CheckpointTaken(_) | Self::Resumed { .. } | Self::ResultCommitted { .. }
+            Self::CheckpointTaken(_)
+                | Self::Resumed { .. }
+                | Self::ResultCommitted { .. }
+                | Self::MessageTold(_)
+                | Self::PermissionAsked { .. }
+                | Self::PermissionDecided { .. }
         )
     }
 }

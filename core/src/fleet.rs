@@ -30,6 +30,9 @@ pub struct AdapterInfo {
     /// network; 0: each of them takes one of the agent's slots.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub slots: u32,
+    /// Whether a session of it takes what a person says while it works.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hears: bool,
 }
 
 /// What lets an adapter's program in at its provider.

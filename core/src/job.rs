@@ -16,7 +16,7 @@ use crate::event::{AttemptOutcome, ResultCommit, Verdict, VerdictKind};
 use crate::failure::{Failure, FailureKind};
 use crate::id::{AgentId, AttemptId, JobId, Oid, TaskId};
 use crate::recovery::{self, Jitter};
-use crate::session::{Climbed, Session, SessionState, Unclaimed};
+use crate::session::{Climbed, Questions, Session, SessionState, Unclaimed};
 use crate::task::Policy;
 use crate::time::{Timestamp, in_words};
 
@@ -238,6 +238,7 @@ impl Job {
                 session.pending_result = None;
                 let from = session.checkpoints.head.as_ref().map_or(0, |head| head.number);
                 session.messages.give(self.started, from);
+                session.questions = Questions::default();
                 session.state = SessionState::Running { attempt };
             }
             (Subject::Session(_), JobKind::Verify { .. }) => {
@@ -264,7 +265,7 @@ impl Job {
                 match (session.pending_result.take(), &around.policy.verify.verify) {
                     (Some(result), Some(_)) => {
                         let commit = result.commit.clone();
-                        session.messages.follow();
+                        session.follow_messages();
                         session.rework = None;
                         session.stands = None;
                         session.state = SessionState::Claimed { result };
@@ -283,7 +284,7 @@ impl Job {
                         self.fail(session, &failure, around)
                     }
                     (result, None) => {
-                        session.messages.follow();
+                        session.follow_messages();
                         self.over(session, SessionState::Unverified { result, verdict: None }, now)
                     }
                 }

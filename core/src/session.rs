@@ -37,6 +37,7 @@ mod asked;
 mod checkpoints;
 mod contained;
 mod message;
+mod question;
 mod state;
 mod setback;
 mod spent;
@@ -49,10 +50,13 @@ mod fork;
 pub use asked::CannotVerify;
 pub use checkpoints::{MAX_RESUMPTIONS, SessionCheckpoints};
 pub use fork::{Fork, Successor, fork_name};
-pub use instruction::Instruction;
+pub use instruction::{Instruction, instruction_while_working};
 pub use message::{
     InvalidMessage, MAX_MESSAGE_BYTES, MAX_MESSAGES, MAX_WAITING, MessageState, Messages, SessionMessage,
     checked as checked_message,
+};
+pub use question::{
+    Answer, CannotAnswer, DEFAULT_WAIT, MAX_QUESTIONS, MAX_WAIT, PermissionPolicy, Question, Questions,
 };
 pub use sending::{CannotSend, Sent};
 pub use setback::Setback;
@@ -131,6 +135,9 @@ pub struct Session {
     /// What people said to it since its task began.
     #[serde(default = "Messages::none", skip_serializing_if = "Messages::is_empty")]
     pub messages: Messages,
+    /// What its running attempt asks a person.
+    #[serde(default, skip_serializing_if = "Questions::is_empty")]
+    pub questions: Questions,
     /// The end that it had when a message made it go on, with its result: it has that again when it
     /// comes to no newer result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,6 +209,7 @@ impl Session {
             reworks: 0,
             rework: None,
             messages: Messages::none(),
+            questions: Questions(Vec::new()),
             stands: None,
             fork: None,
             climbed: None,
@@ -292,6 +300,7 @@ impl Session {
             }
             EventBody::CheckpointTaken(taken) => {
                 self.checkpoints.take(taken);
+                self.messages.keep_told(taken.told, self.checkpoints.taken);
                 // The conversation has it by now, and files that changed since are not older.
                 if taken.transcript.is_some() || taken.files_changed > 0 {
                     self.setback = None;
@@ -307,7 +316,45 @@ impl Session {
                     self.activity = Some((format!("continues from checkpoint {number}"), now));
                 }
             }
+            EventBody::MessageTold(number) => {
+                if self.messages.tell(*number, self.attempts) {
+                    self.activity = Some((format!("was told message {number} while it works"), now));
+                }
+            }
+            EventBody::PermissionAsked { number, about, wait } => {
+                self.questions.ask(Question::new(*number, about, *wait, now));
+                let text = format!("asks a person (`kage permit ls`): {about}");
+                self.activity = Some((text, now));
+            }
+            EventBody::PermissionDecided { number, allowed, by } => {
+                self.questions.close(*number);
+                let word = if *allowed { "allowed" } else { "denied" };
+                self.activity = Some((format!("question {number} is {word} {by}"), now));
+            }
             EventBody::PhaseChanged(_) | EventBody::OutputTruncated { .. } | EventBody::Finished(_) => {}
+        }
+    }
+
+    /// A result came from an attempt that had what people said.
+    pub(crate) fn follow_messages(&mut self) {
+        let head = self.checkpoints.head.as_ref().map_or(0, |head| head.number);
+        self.messages.follow(head);
+    }
+
+    /// What its running attempt asks and nobody decided; nothing while none runs.
+    #[must_use]
+    pub fn open_questions(&self) -> &[Question] {
+        match self.state {
+            SessionState::Running { .. } => &self.questions.0,
+            SessionState::Queued
+            | SessionState::Claimed { .. }
+            | SessionState::Verifying { .. }
+            | SessionState::Verified { .. }
+            | SessionState::Rejected { .. }
+            | SessionState::Unverified { .. }
+            | SessionState::Saving { .. }
+            | SessionState::Failed { .. }
+            | SessionState::Cancelled { .. } => &[],
         }
     }
 

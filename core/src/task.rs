@@ -11,7 +11,7 @@ use crate::fallback::{AdapterLacks, Fallback, NobodyCan, TaskLacks};
 use crate::folder::Folder;
 use crate::id::{AdapterName, Digest, Oid, ProjectId, RepositoryName, SessionId, SessionName, TaskId};
 use crate::priority::Priority;
-use crate::session::{Session, SessionStateKind};
+use crate::session::{PermissionPolicy, Session, SessionStateKind};
 use crate::time::Timestamp;
 use crate::words::words;
 
@@ -153,6 +153,21 @@ pub struct Policy {
     /// How much its calls of models may use.
     #[serde(default, skip_serializing_if = "TaskBudget::is_none")]
     pub budget: TaskBudget,
+    /// What programs are answered that ask for permission; `None`: as their adapter says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+    /// The digest of the base's `.mcp.json` that the person agreed to; `None`: sessions get no servers of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp: Option<Digest>,
+}
+
+/// What a task's programs are answered that ask for permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Permissions {
+    /// The answer, or that a person gives it.
+    pub policy: PermissionPolicy,
+    /// How long a question waits for a person.
+    pub wait: Duration,
 }
 
 impl Default for Policy {
@@ -171,6 +186,8 @@ impl Default for Policy {
             results: ResultRules::default(),
             course: Course::Race,
             budget: TaskBudget::default(),
+            permissions: None,
+            mcp: None,
         }
     }
 }

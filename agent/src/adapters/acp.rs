@@ -4,8 +4,8 @@
 //!
 //! ```text
 //!   AcpAdapter -> talk (pipes, time) -> conversation (what follows what) -> rpc
-//!                   |                     +- models, usage, log, permission, failures
-//!                   +- files, terminal (what the agent is served with)
+//!                   |                     +- models, usage, log, permission, sayings, failures
+//!                   +- files, terminal (what the agent is served with), questions (what a person is asked)
 //! ```
 //!
 //! The messages are read as JSON, like the answers of providers, and not through the protocol's own crate: see
@@ -13,6 +13,7 @@
 
 mod rpc;
 mod permission;
+mod sayings;
 mod models;
 mod usage;
 mod log;
@@ -20,6 +21,7 @@ mod failures;
 mod files;
 mod terminal;
 mod conversation;
+mod questions;
 mod talk;
 
 use std::time::Duration;
@@ -29,11 +31,13 @@ use kage_core::failure::{Failure, FailureKind};
 use kage_core::failure_table::local_failure;
 use kage_core::fleet::AdapterInfo;
 use kage_core::network::AllowRule;
+use kage_core::session::{DEFAULT_WAIT, PermissionPolicy};
+use kage_core::task::Permissions;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::cli::manifest::AcpRule;
-use crate::adapters::cli::manifest::acp::{PermissionPolicy, Service};
+use crate::adapters::cli::manifest::acp::{self as manifest, Service};
 use crate::adapters::cli::stuck::Stuck;
 use crate::adapters::cli::{CliAdapter, GRACE, Prepared, start_failure};
 use crate::adapters::port::{
@@ -44,7 +48,7 @@ use crate::process::feed::Feed;
 use crate::process::{Command, Control, Limits, Secret, Stdin};
 use conversation::{Conversation, Plan, Resumed};
 use files::Worktree;
-use permission::Decision;
+use questions::Questions;
 use talk::{CANCELLING, Talk, TalkLog};
 use terminal::{Shell, Terminals};
 
@@ -128,10 +132,15 @@ impl AcpAdapter {
             stop: stop.clone(),
             halt: halt.clone(),
             frozen: input.frozen.clone(),
-            decision: match self.rule.permissions {
-                PermissionPolicy::Allow => Decision::Allow,
-                PermissionPolicy::Deny => Decision::Deny,
-            },
+            questions: Questions::new(input.permissions.unwrap_or(Permissions {
+                policy: match self.rule.permissions {
+                    manifest::PermissionPolicy::Allow => PermissionPolicy::Allow,
+                    manifest::PermissionPolicy::Deny => PermissionPolicy::Deny,
+                    manifest::PermissionPolicy::Ask => PermissionPolicy::Ask,
+                },
+                wait: DEFAULT_WAIT,
+            })),
+            hearing: input.hearing.clone(),
             worktree,
             terminals,
             log: TalkLog::new(),
@@ -204,6 +213,7 @@ impl AcpAdapter {
             cwd: cwd.to_owned(),
             prompt: String::from_utf8_lossy(prompt).into_owned(),
             resumed,
+            mcp: input.mcp.clone(),
             model: model.filter(|_| !manifest.names_the_model()),
         })
     }
@@ -211,7 +221,10 @@ impl AcpAdapter {
 
 impl Adapter for AcpAdapter {
     fn info(&self) -> AdapterInfo {
-        self.program.info()
+        AdapterInfo {
+            hears: true,
+            ..self.program.info()
+        }
     }
 
     fn secrets(&self) -> Vec<Secret> {

@@ -218,6 +218,7 @@ impl ApiAdapter {
             system,
             conversation,
             steps: input.steps,
+            hearing: input.hearing,
             caller,
             asked,
             pauses: Pauses::default(),
@@ -357,6 +358,7 @@ impl Adapter for ApiAdapter {
             resumes: self.resumes(),
             access: None,
             slots: self.instance.settings.slots.unwrap_or(SLOTS),
+            hears: true,
         }
     }
 

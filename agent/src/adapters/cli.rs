@@ -318,6 +318,7 @@ impl Adapter for CliAdapter {
             resumes: self.resumes(),
             access: self.entry.access().ok().flatten(),
             slots: 0,
+            hears: false,
         }
     }
 

@@ -17,9 +17,12 @@ use kage_core::folder::Folder;
 use kage_core::id::{AdapterName, AttemptId, SessionId, SessionName, TaskId};
 use kage_core::network::AllowRule;
 use kage_core::prompt::Prompt;
+use kage_core::task::Permissions;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::hearing::Hearing;
+use crate::adapters::mcp::McpServers;
 use crate::adapters::metered::{GatewayPass, MeteredProvider};
 use crate::adapters::session_file::{Conversation, SessionFile};
 use crate::adapters::steps::Steps;
@@ -50,6 +53,12 @@ pub struct SessionInput {
     /// The conversation, for programs that choose its id themselves.
     pub conversation: Conversation,
     pub steps: Steps,
+    /// What people say to it while it works.
+    pub hearing: Hearing,
+    /// What its program is answered that asks for permission; `None`: as its manifest says.
+    pub permissions: Option<Permissions>,
+    /// The servers that its program gets for its model.
+    pub mcp: Option<McpServers>,
     /// Where to work; `None` for a task without a repository.
     pub worktree: Option<PathBuf>,
     /// The folder of the worktree in which its programs start; `None`: its top.
@@ -119,6 +128,9 @@ impl SessionInput {
             beginning: Beginning::New,
             conversation: Conversation::default(),
             steps: Steps::unheard(),
+            hearing: Hearing::default(),
+            permissions: None,
+            mcp: None,
             worktree: None,
             folder: None,
             places: Places::within(&scratch),

@@ -39,6 +39,8 @@ struct State {
     lines: VecDeque<Bytes>,
     /// Answered model calls; `None` when the adapter does not report them.
     answers: Option<u32>,
+    /// The newest message of a person that the conversation has and this attempt was told; 0: none.
+    told: u32,
     /// Tools run, so that files may be half written.
     busy: bool,
     /// At most one request; further ones join it.
@@ -99,6 +101,8 @@ pub(crate) struct Asked {
     pub(crate) position: u64,
     /// Model calls answered by then, if the adapter reports them.
     pub(crate) calls: Option<u32>,
+    /// The newest message of a person that the conversation has by then and this attempt was told; 0: none.
+    pub(crate) told: u32,
     number: u64,
 }
 
@@ -116,6 +120,7 @@ impl Steps {
                 first,
                 lines: VecDeque::new(),
                 answers: None,
+                told: 0,
                 busy: false,
                 asked: None,
                 number: 0,
@@ -137,6 +142,14 @@ impl Steps {
         if let Some(shared) = &self.0 {
             let mut state = shared.lock();
             state.answers = Some(state.answers.unwrap_or(0).saturating_add(1));
+        }
+    }
+
+    /// Reports that the conversation has what a person said.
+    pub fn told(&self, number: u32) {
+        if let Some(shared) = &self.0 {
+            let mut state = shared.lock();
+            state.told = state.told.max(number);
         }
     }
 
@@ -192,6 +205,7 @@ impl Steps {
             request,
             position,
             calls: state.answers,
+            told: state.told,
             number,
         });
         drop(state);
@@ -349,11 +363,13 @@ mod tests {
         let steps = Steps::from(0);
         steps.message("a");
         steps.answered();
+        steps.told(2);
         steps.tools_ended();
         steps.answered();
         steps.message("b");
+        steps.told(3);
         let asked = steps.asked().await;
-        assert_eq!((asked.position, asked.calls), (1, Some(1)));
+        assert_eq!((asked.position, asked.calls, asked.told), (1, Some(1), 2));
         assert_eq!(steps.lines(0, 1), b"a\n");
         steps.forget(1);
         steps.message("c");

@@ -276,6 +276,7 @@ async fn try_commit(
             pack: None,
             transcript: None,
             calls: asked.calls,
+            told: asked.told,
         },
         segment: (!gained.bytes.is_empty()).then_some((gained.from, gained.bytes)),
         place,

@@ -29,6 +29,7 @@ use super::session_files::SessionFiles;
 use super::shell::{Ran, Shell};
 use super::watchdog::{Watched, crash, watch_over, within};
 use super::{ABANDON, Attempt, AttemptEnded};
+use crate::adapters::mcp::McpServers;
 use crate::adapters::port::{Adapter, AdapterEnd, Beginning, Report, Reporter, SessionInput, SessionLimits};
 use crate::adapters::session_file::Conversation;
 use crate::adapters::steps::{CheckpointRequest, Steps};
@@ -110,6 +111,9 @@ pub(super) async fn run(
         beginning: Beginning::New,
         conversation: Conversation::default(),
         steps: Steps::unheard(),
+        hearing: attempt.hearing.clone(),
+        permissions: work.permissions,
+        mcp: None,
         worktree: workspace.map(|workspace| workspace.path().to_owned()),
         folder: attempt.repository().and_then(|repository| repository.folder.clone()),
         scratch,
@@ -145,6 +149,7 @@ pub(super) async fn run(
         drop(turn);
         input.limits.timeout = work.timeout.saturating_sub(began.elapsed());
     }
+    input.mcp = mcp_servers(attempt, work, &**workspace).await?;
     let mut kept = SessionFiles::begin(attempt, work, &*adapter, workspace, &mut input, asks).await?;
     let workspace = &**workspace;
     attempt.phase(Phase::Working).await?;
@@ -281,6 +286,30 @@ async fn set_up(
         }
     }
     Ok(())
+}
+
+/// The servers that the repository names and its person agreed to. A session works without them, too.
+async fn mcp_servers(
+    attempt: &Attempt,
+    work: &SessionWork,
+    workspace: &dyn Workspace,
+) -> Result<Option<McpServers>, AttemptEnded> {
+    let Some(agreed) = work.mcp.clone() else {
+        return Ok(None);
+    };
+    let worktree = workspace.path().to_owned();
+    let reading = attempt
+        .resources
+        .blocking
+        .run(move || McpServers::of(&worktree, &agreed));
+    let problem = match reading.await {
+        Ok(Ok(servers)) => return Ok(Some(servers)),
+        Ok(Err(problem)) => chain(&problem),
+        Err(error) => error.to_string(),
+    };
+    let text = format!("the session works without the repository's MCP servers: {problem}");
+    attempt.recording.post(EventBody::Warning(text)).await?;
+    Ok(None)
 }
 
 /// Continues in the worktree of the attempt before, if that is wanted and possible. Otherwise

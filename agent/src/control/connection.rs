@@ -11,7 +11,6 @@ use kage_core::context::DELTA_VERSION;
 use kage_core::id::{AgentId, AttemptId, BootId, Digest};
 use kage_core::task::Labels;
 use kage_proto::convert::agent::Hello;
-use kage_proto::convert::checkpoint::asked_reason;
 use kage_proto::convert::time::duration;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -23,7 +22,6 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::steps::CheckpointRequest;
 use crate::attempt::Resources;
 use crate::backoff::{SessionEnd, SessionWaits};
 use crate::control::lease::{Effect, Leases, Terms};
@@ -35,6 +33,7 @@ use crate::ports::Random;
 mod link;
 mod slots;
 mod offers;
+mod passed_on;
 
 use link::{Connected, ControlLink, ControlLinkError, News, Welcomed, request};
 use offers::Accepted;
@@ -331,27 +330,13 @@ impl Connection {
                 self.running
                     .spawn(async move { resources.contexts.bring_back(&wanted).await });
             }
+            Some(FromCoordinator::Say(said)) => self.say(said),
+            Some(FromCoordinator::AnswerQuestion(answered)) => self.answer(answered),
             Some(FromCoordinator::Ping(v1::Ping { sequence })) => {
                 self.send(ToCoordinator::Pong(v1::Pong { sequence }));
             }
             // A newer coordinator sends a message that this agent does not know.
             None => tracing::debug!("unknown message"),
-        }
-    }
-
-    fn take_checkpoint(&self, wanted: v1::TakeCheckpoint) {
-        let reason = match asked_reason("reason", wanted.reason) {
-            Ok(reason) => reason,
-            Err(error) => return tracing::warn!(%error, "a checkpoint is not taken"),
-        };
-        let request = CheckpointRequest {
-            reason,
-            note: wanted.note,
-        };
-        if let Some(attempt) = parse(&wanted.attempt_id)
-            && !self.parts.resources.live.ask(attempt, request)
-        {
-            tracing::info!(%attempt, "takes no checkpoint now");
         }
     }
 

@@ -11,6 +11,7 @@ use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::adapters::hearing::Hearing;
 use crate::adapters::steps::CheckpointRequest;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,7 @@ struct LiveEntry {
     token: AttemptToken,
     stop: Stop,
     asks: mpsc::Sender<CheckpointRequest>,
+    hearing: Hearing,
 }
 
 /// The table. Cloning shares it.
@@ -75,14 +77,20 @@ impl Live {
         look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds a granted attempt. `asks` receives checkpoint requests.
-    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<CheckpointRequest>) {
+    /// Adds a granted attempt. `asks` receives checkpoint requests, and `hearing` what people say.
+    pub(crate) fn insert(&self, key: AttemptKey, stop: Stop, asks: mpsc::Sender<CheckpointRequest>, hearing: Hearing) {
         let entry = LiveEntry {
             token: key.token,
             stop,
             asks,
+            hearing,
         };
         self.map(|map| map.insert(key.attempt, entry));
+    }
+
+    /// What people say to an attempt; `None`: there is no such attempt.
+    pub(crate) fn hearing(&self, attempt: AttemptId) -> Option<Hearing> {
+        self.map(|map| map.get(&attempt).map(|entry| entry.hearing.clone()))
     }
 
     /// Asks an attempt for a checkpoint. False when it takes no more, or was asked too often.

@@ -107,7 +107,14 @@ impl Recording {
                 }
                 EventBody::ResultCommitted { result, pack }
             }
+            EventBody::PermissionAsked { number, about, wait } => EventBody::PermissionAsked {
+                number,
+                about: shortened(self.masker.text(about)),
+                wait,
+            },
             EventBody::Finished(AttemptOutcome::Claimed)
+            | EventBody::MessageTold(_)
+            | EventBody::PermissionDecided { .. }
             | EventBody::PhaseChanged(_)
             | EventBody::OutputTruncated { .. }
             | EventBody::CheckpointTaken(_)

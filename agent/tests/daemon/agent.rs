@@ -46,6 +46,8 @@ pub(crate) fn work(task: &str) -> WorkKind {
         setup: None,
         setup_folder: None,
         instruction: String::new(),
+        permissions: None,
+        mcp: None,
         results: Default::default(),
     })
 }
@@ -97,6 +99,7 @@ impl Adapter for Scripted {
             resumes: self.resumes(),
             access: None,
             slots: 0,
+            hears: false,
         }
     }
 

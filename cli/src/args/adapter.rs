@@ -27,6 +27,13 @@ pub enum AdapterSubcommand {
         #[arg(long, value_name = "MODEL")]
         model: Option<String>,
     },
+    /// Agree to what this repository brings that runs programs on this machine: the manifests in its
+    /// .kage/adapters and the servers in its .mcp.json, as they are now. A change of them asks again.
+    Trust {
+        /// Agree to nothing of this repository any more.
+        #[arg(long)]
+        withdraw: bool,
+    },
     /// Write a commented manifest for a program of your own, in ~/.config/kage/adapters.
     New {
         /// Name of the adapter, for --with.

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::settings::RunOptions;
 
 /// What a task that is run again takes from the earlier one.
-const SAME_AGAIN: [&str; 24] = [
+const SAME_AGAIN: [&str; 26] = [
     "first_verified",
     "ladder",
     "prompt",
@@ -33,6 +33,8 @@ const SAME_AGAIN: [&str; 24] = [
     "budget",
     "session_budget",
     "token_cap",
+    "permissions",
+    "permission_wait",
 ];
 
 #[derive(Debug, Args)]

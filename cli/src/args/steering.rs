@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::time;
 
@@ -42,6 +42,32 @@ pub struct Send {
     pub prompt_file: Option<PathBuf>,
     #[command(flatten)]
     pub waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+pub struct PermitCommand {
+    #[command(subcommand)]
+    pub command: PermitSubcommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PermitSubcommand {
+    /// List the questions that wait for a person.
+    Ls,
+    /// Let the program do what it asks about.
+    Allow(Answered),
+    /// Do not let it.
+    Deny(Answered),
+}
+
+/// Which question.
+#[derive(Debug, Args)]
+pub struct Answered {
+    #[command(flatten)]
+    pub session: SessionArg,
+    /// Number of the question [default: the only one that waits].
+    #[arg(value_name = "QUESTION", value_parser = clap::value_parser!(u32).range(1..))]
+    pub question: Option<u32>,
 }
 
 #[derive(Debug, Args)]

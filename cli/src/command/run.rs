@@ -16,6 +16,7 @@ use kage_proto::v1;
 
 use super::wait;
 use crate::again::{self, Again};
+use crate::agreed;
 use crate::args::Run;
 use crate::base::{self, excludes};
 use crate::common_texts::CommonTexts;
@@ -148,6 +149,11 @@ struct Waits {
 async fn new_task(invocation: &Invocation, args: &Run, repository: &UserRepo) -> anyhow::Result<Asked> {
     let place = WorkFolder::find(repository, &args.repo, args.root)?;
     let mut plan = RunPlan::of(&args.options, &invocation.settings, &place)?;
+    // An agent of another machine has adapters of its own.
+    if invocation.settings.coordinator.url.is_none() {
+        agreed::check(repository, &plan.adapters())?;
+    }
+    plan.policy.mcp = agreed::mcp(repository)?;
     plan.policy.results.excludes = excludes(repository).await?;
     tell(&plan.environment);
     place.tell();

@@ -40,7 +40,7 @@ pub(super) async fn run(invocation: &Invocation, args: Send) -> anyhow::Result<E
         view::printable(&session),
         view::short_id(&task.id),
         sent.number,
-        comes(before)
+        comes(before, sent.live)
     ));
     finish(invocation, &access, task, &session, &args.waiting).await
 }
@@ -54,9 +54,15 @@ pub(super) async fn leave_again(invocation: &Invocation, task: &v1::Task) -> any
 }
 
 /// When the session gets the message, by its state before.
-const fn comes(before: v1::SessionState) -> &'static str {
+const fn comes(before: v1::SessionState, live: bool) -> &'static str {
+    if live {
+        return "is handed to its running attempt, whose model is told after its present turn; should the attempt end \
+                before that, the next one is told";
+    }
     match before {
-        v1::SessionState::Running => "is told when its present attempt ends, before verify",
+        v1::SessionState::Running => {
+            "is told when its present attempt ends, before verify: its adapter takes nothing while it works"
+        }
         v1::SessionState::Unspecified | v1::SessionState::Queued => "is told with its next attempt",
         v1::SessionState::Claimed | v1::SessionState::Verifying => "is told now: its result so far is not verified",
         v1::SessionState::Verified

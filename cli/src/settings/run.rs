@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use kage_core::contain::Tier;
 use kage_core::priority::Priority;
+use kage_core::session::PermissionPolicy;
 use kage_core::usage::PicoUsd;
 use serde::{Deserialize, Deserializer};
 
@@ -208,6 +209,15 @@ pub struct RunOptions {
     #[arg(long, value_name = "TOKENS", hide_short_help = true, help_heading = LIMITS)]
     #[serde(deserialize_with = "money::written_tokens")]
     pub token_cap: Option<u64>,
+    /// What programs are answered that ask whether they may do something: allow, deny, or ask (a person
+    /// answers with `kage permit`; without an answer in time they may not) [default: as their adapter says].
+    #[arg(long, value_name = "POLICY", value_parser = permissions, hide_short_help = true, help_heading = LIMITS)]
+    #[serde(deserialize_with = "written_permissions")]
+    pub permissions: Option<PermissionPolicy>,
+    /// How long a program that asks waits for a person [default: 10m].
+    #[arg(long, value_name = "TIME", value_parser = time::limit, hide_short_help = true, help_heading = LIMITS)]
+    #[serde(deserialize_with = "time::written_limit")]
+    pub permission_wait: Option<Duration>,
     /// How long this command waits while all remaining sessions are held on a used-up quota. The task
     /// continues without it [default: 5m].
     #[arg(long, value_name = "TIME", value_parser = time::limit, hide_short_help = true, help_heading = LIMITS)]
@@ -306,6 +316,8 @@ impl RunOptions {
             budget: self.budget.or(other.budget),
             session_budget: self.session_budget.or(other.session_budget),
             token_cap: self.token_cap.or(other.token_cap),
+            permissions: self.permissions.or(other.permissions),
+            permission_wait: self.permission_wait.or(other.permission_wait),
             max_hold: self.max_hold.or(other.max_hold),
             agents: either(self.agents, other.agents),
             contain: self.contain.max(other.contain),
@@ -347,6 +359,23 @@ fn tier(text: &str) -> Result<Tier, String> {
 fn written_tier<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Tier>, D::Error> {
     let text = String::deserialize(from)?;
     tier(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// Reads what programs are answered that ask.
+fn permissions(text: &str) -> Result<PermissionPolicy, String> {
+    let read = text.parse();
+    read.map_err(|_| {
+        format!(
+            "{text:?} is none of {}",
+            PermissionPolicy::ALL.map(PermissionPolicy::as_str).join(", ")
+        )
+    })
+}
+
+/// The same in a file.
+fn written_permissions<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PermissionPolicy>, D::Error> {
+    let text = String::deserialize(from)?;
+    permissions(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 fn priority<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Priority>, D::Error> {

@@ -303,6 +303,12 @@ impl Board {
         info.map(|info| info.resumes).unwrap_or_default()
     }
 
+    /// Whether a session of an agent's adapter takes what a person says while it works.
+    pub(crate) fn hears(&self, agent: AgentId, adapter: &AdapterName) -> bool {
+        let adapters = self.agent(agent).map_or(&[][..], |agent| &agent.adapters);
+        adapters.iter().any(|info| info.name == *adapter && info.hears)
+    }
+
     /// The tier of containment of an agent's present start, as far as the agent reported.
     pub(crate) fn contained(&self, agent: AgentId) -> Tier {
         self.agent(agent).map(|agent| agent.contained.tier).unwrap_or_default()

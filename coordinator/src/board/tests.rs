@@ -40,6 +40,7 @@ fn agent(n: u128, slots: u32) -> Agent {
             resumes: Resumes::None,
             access: None,
             slots: 0,
+            hears: false,
         }],
         slots,
         pid: 1,

@@ -38,6 +38,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.TaskService/GetDiff", READERS),
     ("/kage.v1.TaskService/SelectResult", SUBMITTERS),
     ("/kage.v1.TaskService/SendMessage", SUBMITTERS),
+    ("/kage.v1.TaskService/AnswerQuestion", SUBMITTERS),
     ("/kage.v1.TaskService/ForkSession", SUBMITTERS),
     ("/kage.v1.TaskService/VerifyResult", SUBMITTERS),
     ("/kage.v1.CheckpointService/ListCheckpoints", READERS),

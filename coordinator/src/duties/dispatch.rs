@@ -228,6 +228,8 @@ fn describe(work: store::Work) -> Work {
                 setup_folder: spec.policy.session_setup_folder,
                 instruction: instruction.map_or_else(String::new, |told| told.for_new_conversation().to_owned()),
                 results: spec.policy.results,
+                permissions: spec.policy.permissions,
+                mcp: spec.policy.mcp,
             })
         }
         JobKind::Verify { commit } => WorkKind::Verify(VerifyWork {

@@ -29,7 +29,7 @@ use super::principal;
 use crate::board::{Board, Joined, Outbox, Serial, drain_message, stop_message};
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
-use crate::duties::dispatch;
+use crate::duties::{dispatch, telling};
 use crate::refusals::store_error;
 use crate::store::{
     Claim, EndAttempts, Ending, QueuedJob, RecordAgent, RenewLeases, Renewed, SetDraining, Start, StartAttempt,
@@ -213,6 +213,7 @@ impl Session {
             dispatch::end(Arc::clone(&coordinator), which, EndReason::AgentGone).await;
         }
         coordinator.placeable.notify_one();
+        telling::hand_over_to(&coordinator, id, &renewed.renewed).await;
         let session = Self {
             coordinator,
             agent: id,
@@ -331,6 +332,11 @@ impl Session {
                     let begins = coordinator
                         .board()
                         .started(agent, serial, &job, attempt, Instant::now());
+                    let hears = coordinator.board().hears(agent, &job.adapter);
+                    if begins && hears {
+                        // What was said since the attempt was stored.
+                        telling::hand_over_to(&coordinator, agent, &[attempt]).await;
+                    }
                     if !begins {
                         let which = Ending::These(vec![attempt]);
                         dispatch::end(coordinator, which, EndReason::AgentGone).await;

@@ -282,6 +282,15 @@ impl TaskService for Tasks {
         Ok(Response::new(sent))
     }
 
+    async fn answer_question(
+        &self,
+        message: Request<v1::AnswerQuestionRequest>,
+    ) -> Result<Response<v1::AnswerQuestionResponse>, Status> {
+        let caller = principal(&message);
+        let answered = sending::answer(&self.0, &caller, message.into_inner()).await?;
+        Ok(Response::new(answered))
+    }
+
     async fn fork_session(
         &self,
         message: Request<v1::ForkSessionRequest>,

@@ -21,7 +21,7 @@ use kage_core::job::{Affinity, JobKind, Subject};
 use kage_core::price::PriceTable;
 use kage_core::priority::Priority;
 use kage_core::recovery::Jitter;
-use kage_core::session::{Session, Successor};
+use kage_core::session::{Answer, Session, Successor};
 use kage_core::task::{Labels, Task, TaskEnvironment, TaskOrigin, TaskSpec};
 use kage_core::time::Timestamp;
 
@@ -468,6 +468,15 @@ pub struct SendMessage {
     pub text: String,
     pub next_job: JobId,
     pub now: Timestamp,
+}
+
+/// Answers what the program of a running attempt asks. The answer is kept until its agent confirms it.
+#[derive(Debug, Clone)]
+pub struct AnswerQuestion {
+    pub task: TaskId,
+    pub session: SessionId,
+    pub number: u32,
+    pub answer: Answer,
 }
 
 /// Adds a session to a task that goes on from a checkpoint of another one.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kage_core::fallback::NobodyCan;
 use kage_core::id::{JobId, ProjectId, SessionName, TaskId};
-use kage_core::session::{CannotSend, CannotVerify};
+use kage_core::session::{CannotAnswer, CannotSend, CannotVerify};
 use kage_core::task::MAX_SESSIONS;
 
 /// Why a command was not carried out.
@@ -50,6 +50,9 @@ pub enum StoreError {
     /// A session takes no message now.
     #[error(transparent)]
     CannotSend(CannotSend),
+    /// The question takes no answer, or not this one.
+    #[error(transparent)]
+    CannotAnswer(CannotAnswer),
     /// A session has no files that another one could go on from.
     #[error("session {session} has no checkpoint yet; wait until it has worked, or run the task again")]
     NothingToForkFrom {

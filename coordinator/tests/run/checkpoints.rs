@@ -73,6 +73,7 @@ impl Repo {
             pack: Some(cluster.put(&packed.stdout).await),
             transcript: None,
             calls: None,
+            told: 0,
         }
     }
 }

@@ -263,6 +263,7 @@ pub(crate) fn hello(n: u128, slots: u32) -> Hello {
             resumes: Resumes::None,
             access: None,
             slots: 0,
+            hears: false,
         }],
         running: Vec::new(),
         pid: 1,

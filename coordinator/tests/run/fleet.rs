@@ -37,6 +37,7 @@ async fn a_task_that_nobody_can_run_is_refused_at_once_unless_it_is_to_wait() {
         resumes: Resumes::None,
         access: None,
         slots: 0,
+        hears: false,
     });
     let agent = FakeAgent::connect(&cluster, hello).await;
     let cases = [

@@ -80,6 +80,7 @@ pub(crate) async fn ended(
             to: 1,
         }),
         calls: None,
+        told: 0,
     };
     agent.send_output(&granted.key, 0, b"words").await;
     let told = vec![EventBody::CheckpointTaken(taken)];

@@ -30,6 +30,7 @@ fn checkpoint(number: u32, parent: u32, transcript: Option<TranscriptSegment>) -
             pack: Some(pack(number)),
             transcript,
             calls: None,
+            told: 0,
         },
         calls: 0,
         safety: Safety::Unknown,

@@ -390,6 +390,7 @@ fn taken() -> TakenCheckpoint {
         pack: None,
         transcript: None,
         calls: None,
+        told: 0,
     }
 }
 

@@ -58,6 +58,7 @@ mod tests {
             resumes: Resumes::None,
             access: None,
             slots,
+            hears: false,
         };
         let adapters = [adapter("a-api", 8), adapter("cli", 0), adapter("b-api", 2)];
         let of = |text: &str| Lane::of(Some(&name(text)), &adapters);

@@ -343,6 +343,7 @@ fn waiting_is_explained_honestly() {
         resumes: crate::checkpoint::Resumes::None,
         access: None,
         slots: 0,
+        hears: false,
     }];
     let carries = |labels, agent| AgentView { labels, ..agent };
     let gpu = Labels::from([("gpu".to_owned(), "true".to_owned())]);

@@ -44,7 +44,11 @@ impl Session {
         let open: Vec<_> = messages.iter().filter(|message| message.is_open()).collect();
         let unheard = |message: &&&SessionMessage| match message.state {
             MessageState::Given { from, .. } => !known(from),
-            MessageState::Waiting | MessageState::Followed { .. } | MessageState::TakenBack => true,
+            // No checkpoint has the conversation of one that was told.
+            MessageState::Waiting
+            | MessageState::Told { .. }
+            | MessageState::Followed { .. }
+            | MessageState::TakenBack => true,
         };
         let news: Vec<_> = open.iter().filter(unheard).copied().collect();
 
@@ -76,6 +80,12 @@ impl Session {
             },
         })
     }
+}
+
+/// What the model of a running session is told of a message.
+#[must_use]
+pub fn instruction_while_working(text: &str) -> String {
+    format!("{NEXT}{}", text.trim_end())
 }
 
 /// Messages as the next instruction.
@@ -136,6 +146,7 @@ mod tests {
                     to: end,
                 }),
                 calls: None,
+                told: 0,
             },
             position: end,
             calls: 0,
@@ -183,7 +194,7 @@ mod tests {
         assert!(told.known && told.text.ends_with("one\n\ntwo"), "{told:?}");
 
         // A result follows them: only a new conversation has to be told.
-        session.messages.follow();
+        session.messages.follow(4);
         say(&mut session, "three");
         let told = session.instruction(&all, "true").unwrap();
         assert_eq!(told.text, "# Next instruction\n\nthree");

@@ -35,6 +35,12 @@ pub enum InvalidMessage {
 pub enum MessageState {
     /// The next attempt gets it.
     Waiting,
+    /// A running attempt was told, and no checkpoint has that in its conversation yet: an attempt that goes
+    /// on from one is told again.
+    Told {
+        /// Number of the attempt.
+        attempt: u32,
+    },
     /// An attempt got it, and has no result yet.
     Given {
         /// Number of the attempt.
@@ -74,6 +80,7 @@ impl SessionMessage {
     pub fn words(&self) -> String {
         let state = match self.state {
             MessageState::Waiting => "waits for the next attempt".to_owned(),
+            MessageState::Told { attempt } => format!("attempt {attempt} was told while it worked"),
             MessageState::Given { attempt, .. } => format!("attempt {attempt} was told"),
             MessageState::Followed { attempt: 0, .. } => "its files follow it".to_owned(),
             MessageState::Followed { attempt, .. } => format!("attempt {attempt} followed it"),
@@ -94,7 +101,7 @@ impl SessionMessage {
     #[must_use]
     pub const fn is_open(&self) -> bool {
         match self.state {
-            MessageState::Waiting | MessageState::Given { .. } => true,
+            MessageState::Waiting | MessageState::Told { .. } | MessageState::Given { .. } => true,
             MessageState::Followed { .. } | MessageState::TakenBack => false,
         }
     }
@@ -135,7 +142,8 @@ impl Messages {
         self.waiting().next().is_some()
     }
 
-    fn waiting(&self) -> impl Iterator<Item = &SessionMessage> {
+    /// Those that wait, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &SessionMessage> {
         self.kept
             .iter()
             .filter(|message| message.state == MessageState::Waiting)
@@ -174,17 +182,42 @@ impl Messages {
     /// An attempt that begins from a checkpoint gets all that waits.
     pub(crate) fn give(&mut self, attempt: u32, from: u32) {
         for message in &mut self.kept {
-            if message.state == MessageState::Waiting {
+            if matches!(message.state, MessageState::Waiting | MessageState::Told { .. }) {
                 message.state = MessageState::Given { attempt, from };
             }
         }
     }
 
-    /// A result came from an attempt that had what was given.
-    pub(crate) fn follow(&mut self) {
+    /// A running attempt was told a message. False when it does not wait: the attempt was told before.
+    pub(super) fn tell(&mut self, number: u32, attempt: u32) -> bool {
+        let waits = |message: &&mut SessionMessage| message.number == number && message.state == MessageState::Waiting;
+        let Some(message) = self.kept.iter_mut().find(waits) else {
+            return false;
+        };
+        message.state = MessageState::Told { attempt };
+        true
+    }
+
+    /// A checkpoint has the conversation in which a running attempt was told the messages up to a number.
+    pub(super) fn keep_told(&mut self, told: u32, checkpoint: u32) {
         for message in &mut self.kept {
-            if let MessageState::Given { attempt, from } = message.state {
-                message.state = MessageState::Followed { attempt, from };
+            if let MessageState::Told { attempt } = message.state
+                && message.number <= told
+            {
+                let from = checkpoint.saturating_sub(1);
+                message.state = MessageState::Given { attempt, from };
+            }
+        }
+    }
+
+    /// A result came from an attempt that had what was given or told. `head` is the number of the checkpoint
+    /// that the session stands on; 0: the base.
+    pub(crate) fn follow(&mut self, head: u32) {
+        for message in &mut self.kept {
+            match message.state {
+                MessageState::Given { attempt, from } => message.state = MessageState::Followed { attempt, from },
+                MessageState::Told { attempt } => message.state = MessageState::Followed { attempt, from: head },
+                MessageState::Waiting | MessageState::Followed { .. } | MessageState::TakenBack => {}
             }
         }
     }
@@ -227,13 +260,13 @@ impl Messages {
     pub(super) fn for_fork(&self, at: u32) -> Self {
         let mut kept = self.kept.clone();
         kept.retain(|message| match message.state {
-            MessageState::Given { .. } | MessageState::Followed { .. } => true,
+            MessageState::Told { .. } | MessageState::Given { .. } | MessageState::Followed { .. } => true,
             MessageState::Waiting | MessageState::TakenBack => false,
         });
         for message in &mut kept {
             // No attempt of that session had it.
             message.state = match message.state {
-                MessageState::Given { .. } => MessageState::Waiting,
+                MessageState::Told { .. } | MessageState::Given { .. } => MessageState::Waiting,
                 MessageState::Followed { from, .. } if from >= at => MessageState::Waiting,
                 MessageState::Followed { .. } => MessageState::Followed { attempt: 0, from: 0 },
                 other @ (MessageState::Waiting | MessageState::TakenBack) => other,
@@ -280,7 +313,7 @@ mod tests {
         messages.give(2, 5);
         assert_eq!(said(&mut messages, "three"), 3);
         assert!(messages.waits());
-        messages.follow();
+        messages.follow(0);
         let states: Vec<_> = messages.kept.iter().map(|message| message.state).collect();
         let followed = MessageState::Followed { attempt: 2, from: 5 };
         assert_eq!(states, [followed, followed, MessageState::Waiting]);
@@ -294,12 +327,41 @@ mod tests {
     }
 
     #[test]
+    fn what_a_running_attempt_was_told_is_told_again_until_a_checkpoint_has_it() {
+        let mut messages = Messages::none();
+        for text in ["one", "two", "three"] {
+            said(&mut messages, text);
+        }
+        assert!(messages.tell(1, 4) && messages.tell(2, 4));
+        assert!(!messages.tell(1, 4), "it was told once");
+        assert!(!messages.tell(9, 4), "there is no such message");
+        assert!(messages.waits(), "the third waits for the next attempt");
+        messages.keep_told(1, 8);
+        let states: Vec<_> = messages.kept.iter().map(|message| message.state).collect();
+        let given = MessageState::Given { attempt: 4, from: 7 };
+        assert_eq!(
+            states,
+            [given, MessageState::Told { attempt: 4 }, MessageState::Waiting]
+        );
+        assert!(messages.kept[1].words().contains("attempt 4 was told while it worked"));
+        // A result that came from it follows both; an attempt after a lost one is given the rest.
+        let mut lost = messages.clone();
+        messages.follow(8);
+        assert_eq!(messages.kept[1].state, MessageState::Followed { attempt: 4, from: 8 });
+        assert_eq!(messages.kept[2].state, MessageState::Waiting);
+        lost.give(5, 8);
+        let again = MessageState::Given { attempt: 5, from: 8 };
+        assert_eq!(lost.kept[0].state, given);
+        assert_eq!((lost.kept[1].state, lost.kept[2].state), (again, again));
+    }
+
+    #[test]
     fn little_is_kept_and_nothing_that_waits_is_forgotten() {
         let mut messages = Messages::none();
         for n in 0..100 {
             said(&mut messages, &format!("{n}"));
             messages.give(n, n);
-            messages.follow();
+            messages.follow(0);
         }
         assert_eq!((messages.sent, messages.kept.len()), (100, MAX_MESSAGES));
         for _ in 0..MAX_WAITING {
@@ -314,7 +376,7 @@ mod tests {
             "all of it would go along with the next offer"
         );
         messages.give(101, 100);
-        messages.follow();
+        messages.follow(0);
         said(&mut messages, &long);
         let bytes: usize = messages.kept.iter().map(|message| message.text.len()).sum();
         assert!(bytes <= MAX_TEXT_BYTES && messages.kept.last().unwrap().text == long);

@@ -13,9 +13,10 @@ use kage_core::id::{
     AdapterName, AgentId, AttemptId, AttemptToken, BootId, Digest, Oid, ProjectId, SessionId, SessionName, TaskId,
 };
 use kage_core::login::LoginState;
-use kage_core::task::{Labels, RepositoryRef, ResultRules, TaskEnvironment, VerifyPolicy};
+use kage_core::task::{Labels, Permissions, RepositoryRef, ResultRules, TaskEnvironment, VerifyPolicy};
 
 use super::contain::{above_lowest, demanded};
+use super::task::permissions;
 use super::time::{duration, span, stamp, time};
 use super::{InvalidField, non_empty, parse, parse_optional, required};
 use crate::v1;
@@ -76,6 +77,7 @@ impl From<AdapterInfo> for v1::AdapterInfo {
             access: adapter.access.map(Into::into),
             slots: adapter.slots,
             busy: 0,
+            hears: adapter.hears,
         }
     }
 }
@@ -91,6 +93,7 @@ impl TryFrom<v1::AdapterInfo> for AdapterInfo {
             resumes: resumes(adapter.resumes),
             access: adapter.access.and_then(access),
             slots: adapter.slots,
+            hears: adapter.hears,
         })
     }
 }
@@ -327,6 +330,10 @@ pub struct SessionWork {
     pub instruction: String,
     /// What of the worktree becomes a part of checkpoints and the result.
     pub results: ResultRules,
+    /// What its program is answered that asks for permission; `None`: as its adapter says.
+    pub permissions: Option<Permissions>,
+    /// The digest of the worktree's `.mcp.json` whose servers it gets.
+    pub mcp: Option<Digest>,
 }
 
 /// The work of a verify attempt.
@@ -392,6 +399,8 @@ impl From<SessionWork> for v1::SessionWork {
             setup_folder: work.setup_folder.map(Into::into).unwrap_or_default(),
             instruction: work.instruction,
             results: (!work.results.is_default()).then(|| work.results.into()),
+            permissions: work.permissions.map(Into::into),
+            mcp_digest: work.mcp.map(Into::into).unwrap_or_default(),
         }
     }
 }
@@ -423,6 +432,12 @@ impl TryFrom<v1::SessionWork> for SessionWork {
             setup_folder: parse_optional("setup_folder", &work.setup_folder)?,
             instruction: work.instruction,
             results: work.results.unwrap_or_default().into(),
+            permissions: work
+                .permissions
+                .map(permissions)
+                .transpose()
+                .map_err(|e| e.within("permissions"))?,
+            mcp: parse_optional("mcp_digest", &work.mcp_digest)?,
         })
     }
 }

@@ -151,6 +151,7 @@ impl From<TakenCheckpoint> for v1::CheckpointTaken {
             pack: taken.pack.map(Into::into).unwrap_or_default(),
             transcript: taken.transcript.map(Into::into),
             calls: taken.calls,
+            told: taken.told,
         }
     }
 }
@@ -177,6 +178,7 @@ impl TryFrom<v1::CheckpointTaken> for TakenCheckpoint {
                 .transpose()
                 .map_err(|e| e.within("transcript"))?,
             calls: taken.calls,
+            told: taken.told,
         })
     }
 }
@@ -291,6 +293,7 @@ mod tests {
                 pack: Some(Digest::of(b"pack")),
                 transcript: Some(segment(2, 5)),
                 calls: Some(6),
+                told: 4,
             };
             assert_eq!(
                 TakenCheckpoint::try_from(v1::CheckpointTaken::from(taken.clone())),

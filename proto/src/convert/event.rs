@@ -176,6 +176,15 @@ impl From<EventBody> for Body {
                 position,
                 repeated_calls,
             }),
+            EventBody::MessageTold(number) => Self::MessageTold(v1::MessageTold { number }),
+            EventBody::PermissionAsked { number, about, wait } => Self::PermissionAsked(v1::PermissionAsked {
+                number,
+                about,
+                wait: Some(span(wait)),
+            }),
+            EventBody::PermissionDecided { number, allowed, by } => {
+                Self::PermissionDecided(v1::PermissionDecided { number, allowed, by })
+            }
             EventBody::Finished(outcome) => Self::Finished(outcome.into()),
         }
     }
@@ -230,6 +239,15 @@ impl TryFrom<Body> for EventBody {
                 position: resumed.position,
                 repeated_calls: resumed.repeated_calls,
             },
+            Body::MessageTold(told) => Self::MessageTold(told.number),
+            Body::PermissionAsked(asked) => Self::PermissionAsked {
+                number: asked.number,
+                about: asked.about,
+                wait: duration(asked.wait.unwrap_or_default()),
+            },
+            Body::PermissionDecided(v1::PermissionDecided { number, allowed, by }) => {
+                Self::PermissionDecided { number, allowed, by }
+            }
             Body::Finished(finished) => Self::Finished(finished.try_into()?),
         })
     }
@@ -377,11 +395,23 @@ mod tests {
                 pack: None,
                 transcript: None,
                 calls: None,
+                told: 0,
             }),
             EventBody::Resumed {
                 commit: "a".repeat(40).parse().unwrap(),
                 position: 6,
                 repeated_calls: 2,
+            },
+            EventBody::MessageTold(3),
+            EventBody::PermissionAsked {
+                number: 1,
+                about: "run rm -rf /".into(),
+                wait: Duration::from_millis(1500),
+            },
+            EventBody::PermissionDecided {
+                number: 1,
+                allowed: true,
+                by: "by owner".into(),
             },
             EventBody::Finished(AttemptOutcome::Claimed),
             EventBody::Finished(AttemptOutcome::Failed(failure)),

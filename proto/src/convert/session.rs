@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kage_core::checkpoint::Resumption;
 use kage_core::recovery::{Action, Confidence, Incident};
-use kage_core::session::{Fork, MessageState, Session, SessionMessage, SessionState, Unclaimed};
+use kage_core::session::{Fork, MessageState, Question, Session, SessionMessage, SessionState, Unclaimed};
 use kage_core::usage::Money;
 
 use super::time::{span, stamp};
@@ -121,6 +121,7 @@ pub fn session(session: &Session, waiting: Option<String>, ran: Duration) -> v1:
         ran: Some(span(ran)),
         is_unfinished: session.is_unfinished(),
         messages: session.messages.kept.iter().map(Into::into).collect(),
+        questions: session.open_questions().iter().map(Into::into).collect(),
         fork: session.fork.as_ref().map(Into::into),
         contained: session
             .contained
@@ -133,6 +134,7 @@ impl From<&SessionMessage> for v1::SessionMessage {
     fn from(message: &SessionMessage) -> Self {
         let (state, attempt) = match message.state {
             MessageState::Waiting => (v1::MessageState::Waiting, 0),
+            MessageState::Told { attempt } => (v1::MessageState::Told, attempt),
             MessageState::Given { attempt, .. } => (v1::MessageState::Given, attempt),
             MessageState::Followed { attempt, .. } => (v1::MessageState::Followed, attempt),
             MessageState::TakenBack => (v1::MessageState::TakenBack, 0),
@@ -145,6 +147,20 @@ impl From<&SessionMessage> for v1::SessionMessage {
             state: state.into(),
             attempt,
             summary: message.words(),
+        }
+    }
+}
+
+impl From<&Question> for v1::Question {
+    fn from(question: &Question) -> Self {
+        let answer = question.answer.as_ref();
+        Self {
+            number: question.number,
+            about: question.about.clone(),
+            asked_at: Some(stamp(question.asked_at)),
+            until: Some(stamp(question.until())),
+            answered_by: answer.map(|answer| answer.by.clone()).unwrap_or_default(),
+            allowed: answer.is_some_and(|answer| answer.allow),
         }
     }
 }

@@ -1,19 +1,21 @@
 //! Tasks as people ask for them: spec, assignments, policy.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use kage_core::budget::{Limit, TaskBudget};
 use kage_core::cause::chain;
 use kage_core::fallback::Fallback;
 use kage_core::id::{Digest, ProjectId};
+use kage_core::session::{DEFAULT_WAIT, MAX_WAIT, PermissionPolicy};
 use kage_core::task::{
-    Assignment, Course, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin, TaskSpec,
-    TaskState, VerifyPolicy,
+    Assignment, Course, Permissions, Policy, RepositoryRef, ResultRules, Selection, Task, TaskEnvironment, TaskOrigin,
+    TaskSpec, TaskState, VerifyPolicy,
 };
 use kage_core::usage::PicoUsd;
 
 use super::contain::{above_lowest, demanded};
-use super::time::{limit, span, stamp};
+use super::time::{duration, limit, span, stamp};
 use super::{InvalidField, InvalidFields, Wrong, enumerated, non_empty, parse, parse_optional, stand_in, unspecified};
 use crate::v1;
 
@@ -197,6 +199,8 @@ impl From<Policy> for v1::Policy {
             session_setup_folder: policy.session_setup_folder.map(Into::into).unwrap_or_default(),
             results: (!policy.results.is_default()).then(|| policy.results.into()),
             course: course(policy.course),
+            permissions: policy.permissions.map(Into::into),
+            mcp_digest: policy.mcp.map(Into::into).unwrap_or_default(),
             budget: (!policy.budget.is_none()).then(|| budget(policy.budget)),
         }
     }
@@ -297,8 +301,44 @@ fn read_policy(policy: v1::Policy, wrong: &mut Wrong) -> Policy {
         session_setup_folder: wrong.or_default(parse_optional("session_setup_folder", &policy.session_setup_folder)),
         results: policy.results.unwrap_or_default().into(),
         course: wrong.or_default(read_course(policy.course)),
+        permissions: wrong.or_default(read_permissions(policy.permissions)),
+        mcp: wrong.or_default(parse_optional("mcp_digest", &policy.mcp_digest)),
         budget: wrong.within("budget", |wrong| read_budget(policy.budget.unwrap_or_default(), wrong)),
         priority: wrong.or_default(priority.map_err(|invalid| InvalidField::new("priority", invalid))),
+    }
+}
+
+fn read_permissions(told: Option<v1::Permissions>) -> Result<Option<Permissions>, InvalidField> {
+    let read = told.map(permissions).transpose();
+    read.map_err(|invalid| invalid.within("permissions"))
+}
+
+/// What a program is answered that asks for permission.
+pub(super) fn permissions(told: v1::Permissions) -> Result<Permissions, InvalidField> {
+    let policy = match told.policy() {
+        v1::PermissionPolicy::Allow => PermissionPolicy::Allow,
+        v1::PermissionPolicy::Deny => PermissionPolicy::Deny,
+        v1::PermissionPolicy::Ask => PermissionPolicy::Ask,
+        v1::PermissionPolicy::Unspecified => return Err(InvalidField::new("policy", "is missing or not known")),
+    };
+    let wait = told.wait.map_or(DEFAULT_WAIT, duration);
+    if !(Duration::from_secs(1)..=MAX_WAIT).contains(&wait) {
+        return Err(InvalidField::new("wait", "is not between 1 second and 24 hours"));
+    }
+    Ok(Permissions { policy, wait })
+}
+
+impl From<Permissions> for v1::Permissions {
+    fn from(permissions: Permissions) -> Self {
+        let policy = match permissions.policy {
+            PermissionPolicy::Allow => v1::PermissionPolicy::Allow,
+            PermissionPolicy::Deny => v1::PermissionPolicy::Deny,
+            PermissionPolicy::Ask => v1::PermissionPolicy::Ask,
+        };
+        Self {
+            policy: policy.into(),
+            wait: Some(span(permissions.wait)),
+        }
     }
 }
 

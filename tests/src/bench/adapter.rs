@@ -111,6 +111,7 @@ impl Adapter for BenchAdapter {
             resumes: self.resumes(),
             access: None,
             slots: 0,
+            hears: false,
         }
     }
 

@@ -308,6 +308,7 @@ impl Idle {
                 resumes: Resumes::None,
                 access: None,
                 slots: 0,
+                hears: false,
             }],
             running: Vec::new(),
             pid: std::process::id(),

@@ -34,6 +34,7 @@ impl Adapter for Scripted {
             resumes: self.resumes(),
             access: None,
             slots: 0,
+            hears: false,
         }
     }
 

@@ -18,17 +18,25 @@ use kage_core::usage::Usage;
 use serde_json::{Value, json};
 
 use super::failures::{Judge, of_reason};
-use super::log::{Speech, ToolCall, activity, readable};
+use super::log::{Speech, ToolCall};
 use super::models;
-use super::permission::{Choice, Decision, unanswered};
-use super::rpc::{self, Incoming, RequestId, RpcError, code};
+use super::permission::Choice;
+use super::rpc::{self, Incoming, RequestId, RpcError};
+use super::sayings::Sayings;
 use super::usage::{Meter, Used};
 use crate::adapters::cli::manifest::acp::{AcpRule, Service};
+use crate::adapters::mcp::McpServers;
 use crate::adapters::port::Report;
 use crate::process::excerpt::one_line;
 
+mod requests;
+mod tools;
+mod steering;
+
 /// The version of the protocol that is spoken.
 const VERSION: u64 = 1;
+/// The request that puts something into a turn that runs. It is an extension, which agents announce in `_meta.steering`.
+const STEERING: &str = "_session/steering";
 /// Questions that wait for a person at the same time; more of them are not answered.
 const MAX_QUESTIONS: usize = 32;
 /// Calls of tools that are remembered; more of them may not be open.
@@ -43,6 +51,8 @@ pub(super) struct Plan {
     pub(super) prompt: String,
     /// The conversation to go on with; its agent has it.
     pub(super) resumed: Option<Resumed>,
+    /// The servers that the agent gets for its model.
+    pub(super) mcp: Option<McpServers>,
     /// The model to ask for, unless the command does it.
     pub(super) model: Option<String>,
 }
@@ -68,6 +78,10 @@ pub(super) enum Effect {
     Ask(Question),
     /// The agent wants something done for it.
     Serve(RequestId, ClientCall),
+    /// Questions that were asked are answered by nobody any more.
+    Withdrawn,
+    /// The agent was told what a person said.
+    Told(u32),
     /// The agent's id of the conversation.
     Conversation(String),
     /// Nothing more is said.
@@ -88,7 +102,7 @@ pub(super) enum Ending {
 /// What an agent asks before it does it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
-    pub(super) number: u64,
+    pub(super) number: u32,
     /// In one line.
     pub(super) about: String,
 }
@@ -123,13 +137,21 @@ enum Stage {
 pub(super) struct Conversation {
     plan: Plan,
     stage: Stage,
-    /// The number of the last request.
+    /// The number of the last request, and of the one whose answer the stage waits for.
+    last: u64,
     asked: u64,
     session: String,
     can_load: bool,
+    /// The servers of the plan that the agent can reach.
+    servers: Value,
+    /// It takes what is said into a turn that runs.
+    steers: bool,
+    /// The answer of a turn that waits for what became of something that was put into it.
+    turn_result: Option<Value>,
     calls: BTreeMap<String, ToolCall>,
-    questions: BTreeMap<u64, Pending>,
-    question: u64,
+    questions: BTreeMap<u32, Pending>,
+    question: u32,
+    sayings: Sayings,
     speech: Speech,
     tools: ToolUses,
     meter: Meter,
@@ -150,12 +172,17 @@ impl Conversation {
             meter: Meter::new(plan.rule.usage),
             plan,
             stage: Stage::Initializing,
+            last: 0,
             asked: 0,
             session: String::new(),
             can_load: false,
+            servers: json!([]),
+            steers: false,
+            turn_result: None,
             calls: BTreeMap::new(),
             questions: BTreeMap::new(),
             question: 0,
+            sayings: Sayings::default(),
             speech: Speech::default(),
             tools: ToolUses::default(),
             happened: false,
@@ -191,8 +218,7 @@ impl Conversation {
                 Ok(result) => self.answered(&result),
                 Err(error) => self.refused(&error, judge),
             },
-            // To a request that nobody waits for any more.
-            Incoming::Answer { .. } => {}
+            Incoming::Answer { id, result } => self.steered(id, result.ok().as_ref()),
             Incoming::Notification { method, params } if method == "session/update" => self.update(&params),
             Incoming::Notification { .. } => {}
             Incoming::Request { id, method, params } => self.requested(id, method, params),
@@ -201,36 +227,12 @@ impl Conversation {
         take(&mut self.effects)
     }
 
-    /// A question is decided.
-    pub(super) fn decided(&mut self, number: u64, decision: Decision) -> Vec<Effect> {
-        if let Some(pending) = self.questions.remove(&number) {
-            match decision {
-                Decision::Allow => self.open(&pending.call),
-                Decision::Deny => {
-                    self.denied = Some(pending.about.clone());
-                    self.tell(activity(&format!("denied: {}", pending.about)));
-                    self.close(&pending.call);
-                }
-            }
-            self.answer(&pending.id, Ok(decision.outcome(&pending.choices)));
-        }
-        take(&mut self.effects)
-    }
-
-    /// The agent's request was carried out, or could not be.
-    pub(super) fn served(&mut self, id: &RequestId, result: Result<Value, RpcError>) -> Vec<Effect> {
-        self.answer(id, result);
-        take(&mut self.effects)
-    }
-
     /// Ends the turn early. The agent may take a moment to say so.
     pub(super) fn cancel(&mut self) -> Vec<Effect> {
         if !take_once(&mut self.cancelled) {
             return Vec::new();
         }
-        for (_, pending) in take(&mut self.questions) {
-            self.answer(&pending.id, Ok(unanswered()));
-        }
+        self.withdraw();
         match self.stage {
             Stage::Prompting => {
                 let params = json!({"sessionId": self.session});
@@ -256,10 +258,14 @@ impl Conversation {
     }
 
     fn request(&mut self, stage: Stage, method: &str, params: &Value) {
-        self.asked += 1;
+        self.asked = self.ask(method, params);
         self.stage = stage;
-        self.effects
-            .push(Effect::Send(rpc::request(self.asked, method, params)));
+    }
+
+    fn ask(&mut self, method: &str, params: &Value) -> u64 {
+        self.last += 1;
+        self.effects.push(Effect::Send(rpc::request(self.last, method, params)));
+        self.last
     }
 
     fn answer(&mut self, id: &RequestId, result: Result<Value, RpcError>) {
@@ -334,6 +340,12 @@ impl Conversation {
             return self.fail(FailureKind::AdapterUnavailable, text);
         }
         self.can_load = result.pointer("/agentCapabilities/loadSession") == Some(&Value::Bool(true));
+        self.steers = result.pointer("/_meta/steering/supported") == Some(&Value::Bool(true));
+        if let Some(mcp) = &self.plan.mcp {
+            let of = result.pointer("/agentCapabilities/mcpCapabilities");
+            let reaches = |kind: &str| of.and_then(|of| of.get(kind)) == Some(&Value::Bool(true));
+            self.servers = mcp.for_acp(reaches);
+        }
         match self.plan.rule.authenticate.clone() {
             Some(way) => self.request(Stage::Authenticating, "authenticate", &json!({"methodId": way})),
             None => self.open_session(),
@@ -348,7 +360,7 @@ impl Conversation {
             return self.open_anew("it says that it cannot");
         }
         self.session = resumed.id.clone();
-        let params = json!({"sessionId": resumed.id, "cwd": self.plan.cwd, "mcpServers": []});
+        let params = json!({"sessionId": resumed.id, "cwd": self.plan.cwd, "mcpServers": self.servers});
         self.request(Stage::Loading, "session/load", &params);
     }
 
@@ -363,7 +375,7 @@ impl Conversation {
     }
 
     fn new_session(&mut self) {
-        let params = json!({"cwd": self.plan.cwd, "mcpServers": []});
+        let params = json!({"cwd": self.plan.cwd, "mcpServers": self.servers});
         self.request(Stage::Opening, "session/new", &params);
     }
 
@@ -381,13 +393,22 @@ impl Conversation {
     }
 
     fn prompt(&mut self) {
-        self.unmeasured = true;
         let prompt = take(&mut self.plan.prompt);
-        let params = json!({"sessionId": self.session, "prompt": [{"type": "text", "text": prompt}]});
+        self.turn(&[prompt]);
+    }
+
+    fn turn(&mut self, texts: &[String]) {
+        self.unmeasured = true;
+        let params = json!({"sessionId": self.session, "prompt": blocks(texts)});
         self.request(Stage::Prompting, "session/prompt", &params);
     }
 
     fn turn_ended(&mut self, result: &Value) {
+        if self.sayings.is_steering() && !self.cancelled {
+            // Whether the turn had what was said is not known yet.
+            self.turn_result = Some(result.clone());
+            return;
+        }
         self.turn_ends();
         let used = self.meter.turn(result);
         self.used(used);
@@ -402,11 +423,19 @@ impl Conversation {
         if let Some(failure) = of_reason(reason) {
             return self.end(Ending::Failed(failure));
         }
-        let ending = match self.happened {
-            true => Ending::Done(self.speech.words().to_owned()),
-            false => Ending::Nothing,
-        };
-        self.end(ending);
+        if !self.happened {
+            return self.end(Ending::Nothing);
+        }
+        self.heard();
+        let next = self.sayings.next_turn();
+        if next.is_empty() {
+            return self.end(Ending::Done(self.speech.words().to_owned()));
+        }
+        let mut reports = Vec::new();
+        self.speech.next(&mut reports);
+        self.tell_all(reports);
+        self.happened = false;
+        self.turn(&next);
     }
 
     /// No tool runs any more, and nothing more is said in this turn.
@@ -422,9 +451,7 @@ impl Conversation {
         if open {
             self.effects.push(Effect::ToolsEnd);
         }
-        for (_, pending) in take(&mut self.questions) {
-            self.answer(&pending.id, Ok(unanswered()));
-        }
+        self.withdraw();
     }
 
     fn used(&mut self, used: Vec<Used>) {
@@ -449,6 +476,7 @@ impl Conversation {
             return;
         }
         let Some(update) = params.get("update") else { return };
+        self.heard();
         match update.get("sessionUpdate").and_then(Value::as_str) {
             Some("agent_message_chunk") => {
                 let part = update
@@ -466,128 +494,12 @@ impl Conversation {
             Some(_) | None => {}
         }
     }
+}
 
-    fn tool_call(&mut self, update: &Value) {
-        let Some(id) = self.call(update) else { return };
-        let status = update.get("status").and_then(Value::as_str);
-        let mut reports = Vec::new();
-        let ended = matches!(status, Some("completed" | "failed"));
-        if let Some(call) = self.calls.get_mut(&id) {
-            call.show(ended, &mut reports);
-        }
-        if status == Some("failed") {
-            ToolCall::failed(update, &mut reports);
-        }
-        self.tell_all(reports);
-        if ended {
-            self.close(&id);
-        } else {
-            self.open(&id);
-        }
-    }
-
-    /// The call that an update is about; its id.
-    fn call(&mut self, update: &Value) -> Option<String> {
-        let id = update.get("toolCallId")?.as_str()?.to_owned();
-        if !self.calls.contains_key(&id) {
-            if self.calls.len() >= MAX_CALLS {
-                self.calls.retain(|_, call| call.open);
-            }
-            if self.calls.len() >= MAX_CALLS {
-                return None;
-            }
-            self.happened = true;
-            let mut reports = Vec::new();
-            self.speech.next(&mut reports);
-            self.tell_all(reports);
-        }
-        let is_new = !self.calls.contains_key(&id);
-        let call = self.calls.entry(id.clone()).or_default();
-        call.update(update);
-        if is_new {
-            self.tools.add(call.name(), 1);
-        }
-        Some(id)
-    }
-
-    fn open(&mut self, id: &str) {
-        let others = self.calls.values().any(|call| call.open);
-        if let Some(call) = self.calls.get_mut(id).filter(|call| !call.open) {
-            call.open = true;
-            if !others {
-                self.effects.push(Effect::ToolsBegin);
-            }
-        }
-    }
-
-    fn close(&mut self, id: &str) {
-        let was_open = self.calls.get_mut(id).is_some_and(|call| take(&mut call.open));
-        if was_open && self.calls.values().all(|call| !call.open) {
-            self.effects.push(Effect::ToolsEnd);
-        }
-    }
-
-    fn plan_told(&mut self, update: &Value) {
-        let entries = update.get("entries").and_then(Value::as_array).into_iter().flatten();
-        let current = entries
-            .filter(|entry| entry.get("status").and_then(Value::as_str) == Some("in_progress"))
-            .find_map(|entry| entry.get("content")?.as_str());
-        if let Some(current) = current {
-            self.tell(readable(&format!("plan: {}", one_line(current, 200))));
-        }
-    }
-
-    fn requested(&mut self, id: RequestId, method: String, params: Value) {
-        let service = match method.as_str() {
-            "session/request_permission" => return self.question(id, &params),
-            "fs/read_text_file" | "fs/write_text_file" => Service::Files,
-            "terminal/create" | "terminal/output" | "terminal/wait_for_exit" | "terminal/kill" | "terminal/release" => {
-                Service::Terminal
-            }
-            other => {
-                let error = RpcError::new(
-                    code::UNKNOWN_METHOD,
-                    format!("{} is not known here", one_line(other, 80)),
-                );
-                return self.answer(&id, Err(error));
-            }
-        };
-        if self.plan.rule.serves(service) && self.stage == Stage::Prompting && !self.cancelled {
-            self.effects.push(Effect::Serve(id, ClientCall { method, params }));
-        } else {
-            let error = RpcError::new(code::UNKNOWN_METHOD, format!("{method} was not offered"));
-            self.answer(&id, Err(error));
-        }
-    }
-
-    fn question(&mut self, id: RequestId, params: &Value) {
-        let asked = params.get("toolCall").and_then(|call| self.call(call));
-        let choices = params.get("options").and_then(Value::as_array).into_iter().flatten();
-        let choices = choices
-            .filter_map(|choice| serde_json::from_value(choice.clone()).ok())
-            .collect();
-        if self.cancelled || self.is_over() || self.questions.len() >= MAX_QUESTIONS {
-            return self.answer(&id, Ok(unanswered()));
-        }
-        let call = asked.unwrap_or_default();
-        let about = self
-            .calls
-            .get(&call)
-            .map_or_else(|| "something that it does not name".to_owned(), ToolCall::line);
-        let about = one_line(&about, 200);
-        self.question += 1;
-        let number = self.question;
-        self.questions.insert(
-            number,
-            Pending {
-                id,
-                choices,
-                call,
-                about: about.clone(),
-            },
-        );
-        self.effects.push(Effect::Ask(Question { number, about }));
-    }
+/// Texts as the protocol has them.
+fn blocks(texts: &[String]) -> Value {
+    let blocks = texts.iter().map(|text| json!({"type": "text", "text": text}));
+    blocks.collect()
 }
 
 fn unknown() -> Used {

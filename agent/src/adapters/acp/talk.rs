@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use super::conversation::{ClientCall, Conversation, Effect, Ending};
 use super::failures::Judge;
 use super::files::Worktree;
-use super::permission::Decision;
+use super::questions::{Asked, Decided, Questions};
 use super::rpc::{self, Cut, LineCutter, RequestId, RpcError, code};
 use super::terminal::{Called, Terminals};
 use crate::adapters::cli::stuck::Stuck;
+use crate::adapters::hearing::{Heard, Hearing};
 use crate::adapters::local_time;
 use crate::adapters::port::{AdapterEnd, Report, Reporter, ReporterClosed};
 use crate::adapters::session_file::Conversation as ConversationId;
@@ -37,6 +38,8 @@ const LEAVING: Duration = Duration::from_secs(2);
 const UNREAD: usize = 64 << 20;
 /// Requests for files that are carried out at the same time, each on a thread. Then the agent is not read.
 const MAX_FILES: usize = 4;
+/// How often it is told that a session waits for a person: more often than any limit of silence.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// Bytes of an agent's standard error, from either end, in which a failure's reason is looked for.
 const REASON: usize = 8 << 10;
 
@@ -54,7 +57,8 @@ pub(super) struct Talk<'a> {
     /// Ends the program.
     pub(super) halt: CancellationToken,
     pub(super) frozen: watch::Receiver<bool>,
-    pub(super) decision: Decision,
+    pub(super) questions: Questions,
+    pub(super) hearing: Hearing,
     pub(super) worktree: Option<Worktree>,
     pub(super) terminals: Option<Terminals>,
     pub(super) log: TalkLog,
@@ -97,6 +101,11 @@ enum Input {
     Written(std::io::Result<()>),
     Served(RequestId, Result<Value, RpcError>),
     Stuck,
+    Heard(Heard),
+    /// A question has waited long enough.
+    Unanswered,
+    /// Somebody is asked: that is no silence of the agent's.
+    Waiting,
     Late,
 }
 
@@ -117,10 +126,13 @@ impl Talk<'_> {
                 () = self.stop.cancelled(), if self.log.until.is_none() => Input::Stop,
                 () = at(self.log.until) => Input::Late,
                 () = at(self.stuck.until()), if self.log.over.is_none() => Input::Stuck,
+                heard = self.hearing.next() => Input::Heard(heard),
                 written = write(feed.as_mut()) => Input::Written(written),
                 (id, result) = served(&mut self.log.files, self.terminals.as_mut()) => Input::Served(id, result),
                 () = std::future::ready(()), if room && !self.log.lines.is_empty() => Input::Line,
                 chunk = chunks.recv(), if room && self.log.lines.is_empty() => Input::Chunk(chunk),
+                () = at(self.questions.until()) => Input::Unanswered,
+                () = tokio::time::sleep(SIGN_OF_LIFE), if !self.questions.is_empty() => Input::Waiting,
             };
             let effects = match input {
                 Input::Stop => {
@@ -137,6 +149,23 @@ impl Talk<'_> {
                 }
                 Input::Stuck => {
                     self.is_stuck();
+                    Vec::new()
+                }
+                Input::Heard(Heard::Said(said)) => {
+                    let line = format!("{}\n", said.line());
+                    self.reporter.output(OutputStream::Stdout, Bytes::from(line)).await?;
+                    self.conversation.said(said)
+                }
+                Input::Heard(Heard::Answered(number, answer)) => {
+                    let decided = self.questions.answered(number, &answer);
+                    self.decided(decided).await?
+                }
+                Input::Unanswered => {
+                    let decided = self.questions.expired(Instant::now());
+                    self.decided(decided).await?
+                }
+                Input::Waiting => {
+                    self.reporter.alive();
                     Vec::new()
                 }
                 Input::Written(Ok(())) => Vec::new(),
@@ -256,7 +285,22 @@ impl Talk<'_> {
                     }
                 }
                 Effect::ToolsEnd => self.steps.tools_ended(),
-                Effect::Ask(question) => effects.extend(self.conversation.decided(question.number, self.decision)),
+                Effect::Ask(question) => {
+                    let number = question.number;
+                    match self.questions.ask(question, Instant::now()) {
+                        Asked::Decided(decision) => effects.extend(self.conversation.decided(number, decision)),
+                        Asked::Waits(event) => self.asked(event).await?,
+                    }
+                }
+                Effect::Withdrawn => {
+                    for event in self.questions.withdrawn() {
+                        self.reporter.event(event).await?;
+                    }
+                }
+                Effect::Told(number) => {
+                    self.steps.told(number);
+                    self.reporter.event(EventBody::MessageTold(number)).await?;
+                }
                 Effect::Serve(id, call) => effects.extend(self.serve(id, call)),
                 Effect::Conversation(id) => self.id.told(&id),
                 Effect::Over(ending) => {
@@ -270,6 +314,23 @@ impl Talk<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells of a question that waits, in the log too.
+    async fn asked(&self, event: EventBody) -> Result<(), ReporterClosed> {
+        if let EventBody::PermissionAsked { number, about, .. } = &event {
+            let line = format!("? question {number}, for a person: {about}\n");
+            self.reporter.output(OutputStream::Stdout, Bytes::from(line)).await?;
+        }
+        self.reporter.event(event).await
+    }
+
+    async fn decided(&mut self, decided: Option<Decided>) -> Result<Vec<Effect>, ReporterClosed> {
+        let Some((number, decision, event)) = decided else {
+            return Ok(Vec::new());
+        };
+        self.reporter.event(event).await?;
+        Ok(self.conversation.decided(number, decision))
     }
 
     fn serve(&mut self, id: RequestId, ClientCall { method, params }: ClientCall) -> Vec<Effect> {

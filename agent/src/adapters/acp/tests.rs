@@ -7,11 +7,13 @@ use std::path::Path;
 
 use kage_core::event::EventBody;
 use kage_core::prompt::Prompt;
+use kage_core::session::Answer;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
 use crate::adapters::AdapterConfig;
 use crate::adapters::cli::manifest::Manifest;
+use crate::adapters::hearing::Said;
 use crate::adapters::port::Report;
 use crate::process::{AgentEnvironment, Runner};
 
@@ -204,6 +206,72 @@ id=$prompt; result '{"stopReason":"end_turn"}'
         assert!(matches!(told.end, AdapterEnd::Done { .. }), "{}", told.output);
         let answer = fs::read_to_string(place.tree("answer.json")).unwrap();
         assert!(answer.contains(option) && answer.contains("\"q-1\""), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_person_decides_in_time_or_it_is_denied() {
+    let script = r#"
+prompt=$id
+printf '{"id":"q-1","method":"session/request_permission","params":{"toolCall":{"toolCallId":"t","title":"write a"},"options":[{"optionId":"yes","kind":"allow_once"},{"optionId":"no","kind":"reject_once"}]}}\n'
+next; printf '%s\n' "$line" > answer.json
+say 'Asked.'
+id=$prompt; result '{"stopReason":"end_turn"}'
+next; printf '%s\n' "$line" > second.json
+say 'Told.'; result '{"stopReason":"end_turn"}'
+"#;
+    for (answer, option, by) in [
+        (Some(true), "\"yes\"", "by ann"),
+        (Some(false), "\"no\"", "by ann"),
+        (None, "\"no\"", "because nobody answered within 1 s"),
+    ] {
+        let place = Place::new();
+        let adapter = place.adapter(script, "permissions = 'allow'").await;
+        let input = SessionInput {
+            permissions: Some(Permissions {
+                policy: PermissionPolicy::Ask,
+                wait: Duration::from_secs(if answer.is_some() { 3600 } else { 1 }),
+            }),
+            ..place.input()
+        };
+        if let Some(allow) = answer {
+            let by = "ann".to_owned();
+            input.hearing.answer(1, Answer { allow, by });
+        }
+        let said = Said {
+            number: 4,
+            text: "and the notes".to_owned(),
+        };
+        input.hearing.say(said);
+        let (reporter, mut reports) = Reporter::channel(8);
+        let hearing = input.hearing.clone();
+        let running = adapter.run(input, reporter, CancellationToken::new());
+        let gather = async {
+            let mut events = Vec::new();
+            while let Some(report) = reports.recv().await {
+                let Report::Event(body) = report else { continue };
+                // An answer that came before its question was none.
+                if let (EventBody::PermissionAsked { number, .. }, Some(allow)) = (&body, answer) {
+                    let by = "ann".to_owned();
+                    hearing.answer(*number, Answer { allow, by });
+                }
+                events.push(body);
+            }
+            events
+        };
+        let (end, events) = tokio::join!(running, gather);
+        assert!(matches!(end, AdapterEnd::Done { .. }), "{end:?}");
+        let written = fs::read_to_string(place.tree("answer.json")).unwrap();
+        assert!(written.contains(option), "{written}");
+        let decided = EventBody::PermissionDecided {
+            number: 1,
+            allowed: answer == Some(true),
+            by: by.to_owned(),
+        };
+        assert!(events.contains(&decided), "{events:?}");
+        assert!(events.contains(&EventBody::MessageTold(4)), "{events:?}");
+        let second = fs::read_to_string(place.tree("second.json")).unwrap();
+        assert!(second.contains("and the notes"), "{second}");
     }
 }
 

@@ -24,6 +24,7 @@ use super::pauses::Pauses;
 use super::turn::ToolAnswer;
 use super::turns::Conversation;
 use super::wire::Request;
+use crate::adapters::hearing::{Hearing, Said};
 use crate::adapters::port::{Reporter, ReporterClosed};
 use crate::adapters::steps::Steps;
 use crate::adapters::tools::{ToolResult, Toolbox, describe};
@@ -64,6 +65,8 @@ pub(super) struct Session {
     pub(super) system: Vec<String>,
     pub(super) conversation: Conversation,
     pub(super) steps: Steps,
+    /// What people say to it while it works.
+    pub(super) hearing: Hearing,
     pub(super) caller: Caller,
     pub(super) tools: Toolbox,
     pub(super) reporter: Reporter,
@@ -83,11 +86,18 @@ impl Session {
             let answer = self.call().await?;
             self.steps.answered();
             self.transcript(answer.transcript_line()).await?;
-            let ran_tools = match self.deal_with(&answer).await? {
-                Answered::Done(summary) => return Ok(summary),
+            let answered = self.deal_with(&answer).await?;
+            let said = self.hearing.messages();
+            let ran_tools = match answered {
+                Answered::Done(summary) if said.is_empty() => return Ok(summary),
+                Answered::Done(_) => {
+                    self.conversation.model(&answer);
+                    false
+                }
                 Answered::Tools => true,
                 Answered::Words => false,
             };
+            self.told(said).await?;
             self.written().await?;
             if ran_tools {
                 self.steps.tools_ended();
@@ -290,6 +300,18 @@ impl Session {
             });
         }
         Ok(answers)
+    }
+
+    /// Tells the model what people said meanwhile.
+    async fn told(&mut self, said: Vec<Said>) -> Result<(), Halt> {
+        for said in said {
+            self.conversation.user(&said.for_model());
+            self.written().await?;
+            self.steps.told(said.number);
+            self.print(format!("{}\n", said.line())).await?;
+            self.reporter.event(EventBody::MessageTold(said.number)).await?;
+        }
+        Ok(())
     }
 
     async fn thawed(&mut self) -> Result<(), Halt> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::manifest::files::{self, write_private};
 use super::manifest::{BasePass, GatewayRule, LONG, Manifest, Pass, SessionRule, VARIABLE, fill};
+use crate::adapters::mcp::McpServers;
 use crate::adapters::metered::GatewayPass;
 use crate::adapters::port::{Beginning, SessionInput, next_message};
 use crate::adapters::session_file::beneath::Beneath;
@@ -149,6 +150,12 @@ pub(super) fn command(manifest: &Manifest, input: &SessionInput, place: Place<'_
         let content = content.replace(TOKEN_PLACEHOLDER, lent.token.reveal());
         write_private(&fill(file, &values), &content, &values)?;
     }
+
+    if let Some(mcp) = &input.mcp {
+        values.insert("mcp_file", write(scratch, "mcp.json", &mcp.file())?);
+    }
+    let servers = input.mcp.as_ref().map_or_else(|| "{}".to_owned(), McpServers::object);
+    values.insert("mcp_servers", servers);
 
     files::write(&manifest.folders, &manifest.files, &values)?;
 

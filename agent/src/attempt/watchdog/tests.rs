@@ -33,6 +33,7 @@ impl Adapter for Still {
             resumes: self.resumes(),
             access: None,
             slots: 0,
+            hears: false,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{Connection, Course, parse};
+use crate::adapters::hearing::Hearing;
 use crate::attempt::{self, Grant};
 use crate::delivery::live::Stop;
 
@@ -124,7 +125,11 @@ impl Connection {
         let stop = Stop::default();
         let (freeze, frozen) = watch::channel(false);
         let (ask, asks) = mpsc::channel(ASKS);
-        self.parts.resources.live.insert(key.clone(), stop.clone(), ask);
+        let hearing = Hearing::default();
+        self.parts
+            .resources
+            .live
+            .insert(key.clone(), stop.clone(), ask, hearing.clone());
         self.frozen.insert(attempt, freeze);
         self.leases.grant(attempt, at);
         let grant = Grant {
@@ -133,6 +138,7 @@ impl Connection {
             stop,
             frozen,
             asks,
+            hearing,
             places,
         };
         let running = attempt::run(Arc::clone(&self.parts.resources), grant).instrument(span);

@@ -7,6 +7,7 @@ use kage_proto::convert::agent::AttemptKey;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::adapters::hearing::Hearing;
 use crate::delivery::live::Stop;
 use crate::ground::blobs::Blobs;
 use crate::ground::workspace::{Checkout, Healer, ToldFiles};
@@ -93,7 +94,9 @@ async fn the_oldest_checkpoints_go_first_and_undelivered_ones_stay() {
         attempt: AttemptId::from_random(1),
         token: AttemptToken::from_random(1),
     };
-    place.live.insert(key.clone(), Stop::default(), mpsc::channel(1).0);
+    place
+        .live
+        .insert(key.clone(), Stop::default(), mpsc::channel(1).0, Hearing::default());
     let kept = async || -> BTreeSet<String> {
         let kept = mirror.kept().await.unwrap();
         kept.into_iter().map(|kept| kept.worktree).collect()

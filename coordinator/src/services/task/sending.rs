@@ -3,7 +3,7 @@
 
 use kage_core::fallback::{AdapterLacks, Fallback};
 use kage_core::id::{AdapterName, JobId, SessionId};
-use kage_core::session::{Successor, checked_message, fork_name};
+use kage_core::session::{Answer, Session, Successor, checked_message, fork_name};
 use kage_core::task::{Assignment, Labels, MAX_MODEL_BYTES, TaskSpec};
 use kage_proto::convert::parse;
 use kage_proto::convert::task::{TaskDetail, fallback};
@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use crate::board::Board;
 use crate::coordinator::Coordinator;
 use crate::door::auth::Principal;
+use crate::duties::telling;
 use crate::refusals::{internal, store_error};
 use crate::services::checkpoint::subject::{Subject, named};
 use crate::services::{find_task, request, stored};
-use crate::store::{ForkSession, Request, SendMessage, StoreError, TaskView};
+use crate::store::{AnswerQuestion, ForkSession, Request, SendMessage, StoreError, TaskView};
 use crate::watch::view;
 
 /// How often a fork looks again at a task to which others add sessions.
@@ -43,11 +44,66 @@ pub(super) async fn send(
         now: coordinator.now(),
     };
     let number = coordinator.apply(command).await.map_err(store_error)?;
-    let task = view::task(coordinator, stored(coordinator, task).await?, TaskDetail::Basic);
+    let seen = stored(coordinator, task).await?;
+    let live = match seen.sessions.iter().find(|session| session.id == id) {
+        Some(session) => telling::hand_over(coordinator, session).await,
+        None => false,
+    };
     Ok(v1::SendMessageResponse {
-        task: Some(task),
+        task: Some(view::task(coordinator, seen, TaskDetail::Basic)),
         session: name.to_string(),
         number,
+        live,
+    })
+}
+
+/// A person's answer to what the program of a running attempt asks.
+pub(super) async fn answer(
+    coordinator: &Coordinator,
+    caller: &Principal,
+    message: v1::AnswerQuestionRequest,
+) -> Result<v1::AnswerQuestionResponse, ApiError> {
+    let task = find_task(coordinator, caller, &message.task_id).await?;
+    let seen = stored(coordinator, task).await?;
+    let session = named(&seen, &message.session)?;
+    let number = match message.number {
+        0 => only_open(session)?,
+        number => number,
+    };
+    let command = AnswerQuestion {
+        task,
+        session: session.id,
+        number,
+        answer: Answer {
+            allow: message.allow,
+            by: caller.name(),
+        },
+    };
+    let session = coordinator.apply(command).await.map_err(store_error)?;
+    telling::hand_over(coordinator, &session).await;
+    let question = session.open_questions().iter().find(|open| open.number == number);
+    let seen = stored(coordinator, task).await?;
+    Ok(v1::AnswerQuestionResponse {
+        question: question.map(Into::into),
+        session: session.name.to_string(),
+        task: Some(view::task(coordinator, seen, TaskDetail::Basic)),
+    })
+}
+
+/// The one question of a session that has no answer.
+fn only_open(session: &Session) -> Result<u32, ApiError> {
+    let open = session.open_questions().iter().filter(|open| open.answer.is_none());
+    let open: Vec<_> = open.map(|open| open.number).collect();
+    let words = match open[..] {
+        [number] => return Ok(number),
+        [] => "nothing waits for an answer".to_owned(),
+        [..] => {
+            let numbers: Vec<_> = open.iter().map(u32::to_string).collect();
+            format!("several questions wait: say which ({})", numbers.join(", "))
+        }
+    };
+    Err(ApiError::FailedPrecondition {
+        message: format!("session {}: {words}", session.name),
     })
 }
 

@@ -5,12 +5,12 @@ use kage_core::checkpoint::Checkpoint;
 use kage_core::fallback::NobodyCan;
 use kage_core::id::SessionId;
 use kage_core::job::{Job, JobKind, JobState, Subject};
-use kage_core::session::{Sent, Session, Setback};
+use kage_core::session::{CannotAnswer, Sent, Session, Setback};
 use kage_core::task::{MAX_SESSIONS, TaskState};
 use kage_core::time::Timestamp;
 
 use super::{Command, attempt_of, earlier_reply, not_found, remember};
-use crate::store::command::{ForkSession, SendMessage};
+use crate::store::command::{AnswerQuestion, ForkSession, SendMessage};
 use crate::store::error::{EngineError, StoreError};
 use crate::store::rows::{Failed, JobRow, Rows, TaskHead};
 use crate::store::unit::Key;
@@ -77,6 +77,30 @@ impl Command for SendMessage {
         rows.save_task(&head)?;
         remember(rows, SEND_MESSAGE, self.request, number.to_string(), self.now)?;
         Ok(number)
+    }
+}
+
+impl Command for AnswerQuestion {
+    /// The session with the answer.
+    type Outcome = Box<Session>;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Session(self.task, self.session)]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<Box<Session>, Failed> {
+        let head = rows.task(self.task)?.ok_or_else(|| not_found("task", self.task))?;
+        let session = rows.session(self.task, self.session)?;
+        let mut session = session.ok_or_else(|| not_found("session", self.session))?;
+        let number = self.number;
+        let answered = match session.open_questions() {
+            [] => Err(CannotAnswer::NotOpen(number)),
+            [_, ..] => session.questions.answer(number, self.answer),
+        };
+        answered.map_err(|cannot| Failed::Refused(StoreError::CannotAnswer(cannot)))?;
+        rows.save_session(&session)?;
+        rows.save_task(&head)?;
+        Ok(Box::new(session))
     }
 }
 

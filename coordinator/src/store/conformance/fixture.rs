@@ -129,6 +129,7 @@ pub(super) fn agent(n: u128, boot: u128) -> Agent {
             resumes: Resumes::Position,
             access: None,
             slots: 0,
+            hears: false,
         }],
         slots: 4,
         pid: 100,

@@ -344,7 +344,7 @@ fn what_is_stored_is_what_serde_writes_today() {
     let stands: BTreeSet<_> = sessions.iter().map(|session| session.state.kind().as_str()).collect();
     assert!(stands.len() >= 6, "sessions stand in many places: {stands:?}");
     let events = documents::<Event>(&newest, "event", "events");
-    let kinds: BTreeSet<_> = events.iter().map(|event| kind(&event.body)).collect();
+    let kinds: BTreeSet<_> = events.iter().filter_map(|event| kind(&event.body)).collect();
     assert_eq!(kinds, BTreeSet::from(KINDS), "there is an event of each kind");
 }
 
@@ -363,9 +363,10 @@ const KINDS: [&str; 12] = [
     "verdict",
 ];
 
-/// One of [`KINDS`]: an event kind that is added here needs a file that has it.
-const fn kind(body: &EventBody) -> &'static str {
-    match body {
+/// One of [`KINDS`]: an event kind that is added here needs a file that has it, or, until the next form is
+/// written, its text in [`UNPINNED`].
+const fn kind(body: &EventBody) -> Option<&'static str> {
+    Some(match body {
         EventBody::PhaseChanged(_) => "phase",
         EventBody::Activity(_) => "activity",
         EventBody::UsageRecorded { .. } => "usage",
@@ -378,5 +379,24 @@ const fn kind(body: &EventBody) -> &'static str {
         EventBody::Resumed { .. } => "resumed",
         EventBody::Finished(AttemptOutcome::Claimed | AttemptOutcome::Failed(_)) => "claimed or failed",
         EventBody::Finished(AttemptOutcome::Verdict(_)) => "verdict",
+        EventBody::MessageTold(_) | EventBody::PermissionAsked { .. } | EventBody::PermissionDecided { .. } => {
+            return None;
+        }
+    })
+}
+
+/// Events that no file has yet, as they are stored. The next form has them, and this list ends.
+const UNPINNED: [&str; 3] = [
+    r#"{"seq":1,"at":7,"body":{"message_told":2}}"#,
+    r#"{"seq":2,"at":7,"body":{"permission_asked":{"number":1,"about":"run x","wait":{"secs":600,"nanos":0}}}}"#,
+    r#"{"seq":3,"at":7,"body":{"permission_decided":{"number":1,"allowed":false,"by":"by owner"}}}"#,
+];
+
+#[test]
+fn events_that_no_file_has_yet_are_stored_in_one_form() {
+    for stored in UNPINNED {
+        let event: Event = serde_json::from_str(stored).unwrap();
+        assert_eq!(kind(&event.body), None);
+        assert_eq!(serde_json::to_string(&event).unwrap(), stored);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use kage_core::checkpoint::WorktreeChoice;
+use kage_core::session::PermissionPolicy;
 
 fn session_work(prompt: PromptText) -> WorkKind {
     WorkKind::Session(SessionWork {
@@ -31,6 +32,11 @@ fn session_work(prompt: PromptText) -> WorkKind {
         setup: Some("make deps".into()),
         setup_folder: Some("packages/web".parse().unwrap()),
         instruction: "and the docs".into(),
+        mcp: Some(Digest::of(b"mcp")),
+        permissions: Some(Permissions {
+            policy: PermissionPolicy::Deny,
+            wait: Duration::from_secs(1),
+        }),
         results: ResultRules {
             excludes: ".idea/\n".into(),
             max_new_files: 7,
@@ -110,6 +116,7 @@ fn hello_survives_the_wire() {
                 exclusive: false,
             })),
             slots: 0,
+            hears: false,
         }],
         running: vec![AttemptKey {
             attempt: AttemptId::from_random(3),

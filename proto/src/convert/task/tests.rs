@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use kage_core::priority::Priority;
 use prost::Message as _;
 
@@ -64,6 +62,11 @@ fn spec() -> TaskSpec {
                 max_file_bytes: 1,
                 ..ResultRules::default()
             },
+            mcp: Some(Digest::of(b"mcp")),
+            permissions: Some(Permissions {
+                policy: PermissionPolicy::Ask,
+                wait: Duration::from_secs(90),
+            }),
             budget: TaskBudget {
                 task: Limit {
                     money: Some(PicoUsd(2_500_000_000_000)),

@@ -5,6 +5,8 @@ use kage_core::time::{LocalTime, Timestamp};
 use kage_core::usage::UsageClass;
 
 use super::*;
+use crate::adapters::acp::permission::Decision;
+use crate::adapters::hearing::Said;
 
 struct Scene {
     conversation: Conversation,
@@ -17,6 +19,7 @@ fn plan() -> Plan {
         cwd: "/work".to_owned(),
         prompt: "fix it".to_owned(),
         resumed: None,
+        mcp: None,
         model: None,
     }
 }
@@ -211,6 +214,123 @@ fn a_question_holds_the_tool_until_it_is_decided() {
     scene.answer(json!({"stopReason": "cancelled"}));
     assert_eq!(scene.failed(), FailureKind::ModelRefused);
     assert_eq!(scene.steps(), "()");
+}
+
+fn said(number: u32, text: &str) -> Said {
+    Said {
+        number,
+        text: text.to_owned(),
+    }
+}
+
+impl Scene {
+    fn hears(&mut self, number: u32, text: &str) {
+        let effects = self.conversation.said(said(number, text));
+        self.effects.extend(effects);
+    }
+
+    /// The messages that the agent was told, by their numbers.
+    fn told(&self) -> Vec<u32> {
+        let told = self.effects.iter().filter_map(|effect| match effect {
+            Effect::Told(number) => Some(*number),
+            _ => None,
+        });
+        told.collect()
+    }
+}
+
+#[test]
+fn what_people_say_is_the_next_turn_and_is_told_when_the_agent_answers() {
+    let mut scene = Scene::prompted(plan());
+    scene.says("Working.");
+    scene.hears(1, "one");
+    scene.hears(2, "two");
+    scene.answer(json!({"stopReason": "end_turn", "usage": {"inputTokens": 9, "outputTokens": 2}}));
+    assert_eq!(
+        (scene.endings(), scene.told()),
+        (vec![], vec![]),
+        "nobody has answered them"
+    );
+    let sent = scene.sent();
+    let last = sent.last().unwrap();
+    assert_eq!(last["method"], "session/prompt");
+    let texts: Vec<_> = last["params"]["prompt"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|block| &block["text"])
+        .collect();
+    assert_eq!(texts, ["# Next instruction\n\none", "# Next instruction\n\ntwo"]);
+    scene.says("Heard.");
+    assert_eq!(scene.told(), [1, 2]);
+    scene.hears(3, "three");
+    scene.answer(json!({"stopReason": "end_turn", "usage": {"inputTokens": 5, "outputTokens": 1}}));
+    scene.says("And that.");
+    scene.answer(json!({"stopReason": "end_turn"}));
+    assert_eq!(scene.told(), [1, 2, 3]);
+    assert_eq!(scene.endings(), [Ending::Done("And that.".to_owned())]);
+    assert_eq!(scene.usage().len(), 3, "each turn is counted");
+    // A turn that comes to nothing was not told.
+    for answer in [json!({"stopReason": "end_turn"}), json!({"stopReason": "refusal"})] {
+        let mut scene = Scene::prompted(plan());
+        scene.says("Working.");
+        scene.hears(1, "one");
+        scene.answer(json!({"stopReason": "end_turn"}));
+        scene.answer(answer);
+        assert_eq!((scene.told(), scene.endings().len()), (vec![], 1));
+    }
+    let mut scene = Scene::prompted(plan());
+    scene.hears(1, "one");
+    scene.says("Working.");
+    scene.answer(json!({"stopReason": "max_tokens"}));
+    assert_eq!(
+        (scene.told(), scene.sent().len()),
+        (vec![], 3),
+        "a failed attempt tells nothing more"
+    );
+}
+
+#[test]
+fn an_agent_that_takes_it_hears_a_message_in_its_turn() {
+    let steering = || {
+        let mut scene = Scene::of(plan());
+        scene.answer(json!({"protocolVersion": 1, "_meta": {"steering": {"supported": true}}}));
+        scene.answer(json!({"sessionId": "s-1"}));
+        scene.says("Working.");
+        scene.hears(1, "one");
+        let sent = scene.sent().pop().unwrap();
+        assert_eq!(sent["method"], "_session/steering");
+        assert_eq!(sent["params"]["prompt"][0]["text"], "# Next instruction\n\none");
+        (scene, sent["id"].clone())
+    };
+    let done = || [Ending::Done("Working.".to_owned())];
+    let (mut scene, id) = steering();
+    scene.hear(json!({"id": id, "result": {"outcome": "injected"}}));
+    assert_eq!(scene.told(), [1]);
+    scene.answer(json!({"stopReason": "end_turn"}));
+    assert_eq!(scene.endings(), done());
+    // The turn is not over before it is known whether the message was in it.
+    let (mut scene, id) = steering();
+    scene.answer(json!({"stopReason": "end_turn"}));
+    assert_eq!(scene.endings(), []);
+    scene.hear(json!({"id": id, "result": {"outcome": "injected"}}));
+    assert_eq!((scene.told(), scene.endings().as_slice()), (vec![1], done().as_slice()));
+    // It came too late, or cannot be done: it is told in the next turn.
+    for answer in [
+        json!({"result": {"outcome": "promptRequired"}}),
+        json!({"error": {"code": -32602, "message": "no"}}),
+    ] {
+        let (mut scene, id) = steering();
+        let mut answer = answer;
+        answer["id"] = id;
+        scene.hear(answer);
+        scene.answer(json!({"stopReason": "end_turn"}));
+        assert_eq!((scene.told(), scene.endings()), (vec![], vec![]));
+        assert_eq!(scene.sent().pop().unwrap()["method"], "session/prompt");
+        scene.says("Heard.");
+        scene.answer(json!({"stopReason": "end_turn"}));
+        assert_eq!((scene.told(), scene.endings().len()), (vec![1], 1));
+    }
 }
 
 #[test]
@@ -409,10 +529,10 @@ proptest::proptest! {
     /// Whatever an agent says in whatever order, steps begin and end in turns, and a conversation is over once.
     #[test]
     fn any_messages_in_any_order_keep_the_steps_and_the_end(
-        said in proptest::collection::vec((0_usize..12, 0_u64..4), 0..60),
+        heard in proptest::collection::vec((0_usize..13, 0_u32..4), 0..60),
     ) {
         let mut scene = Scene::of(Plan { rule: AcpRule { serve: vec![Service::Files], ..AcpRule::default() }, ..plan() });
-        for (what, which) in said {
+        for (what, which) in heard {
             let id = which.to_string();
             match what {
                 0 => scene.answer(json!({"protocolVersion": 1, "sessionId": "s-1"})),
@@ -422,7 +542,11 @@ proptest::proptest! {
                 4 => scene.tool(&id, "completed"),
                 5 => scene.tool(&id, "failed"),
                 6 => scene.says(&id),
-                7 => scene.asks(which, &id),
+                7 => scene.asks(which.into(), &id),
+                11 => {
+                    let effects = scene.conversation.said(said(which, &id));
+                    scene.effects.extend(effects);
+                }
                 8 => {
                     let effects = scene.conversation.decided(which, Decision::Allow);
                     scene.effects.extend(effects);

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use super::provider::{Answer, Place, Told, error, message, says, tool};
+use crate::adapters::hearing::Said;
 
 fn thinking(signature: &str) -> Value {
     json!({"type": "thinking", "thinking": "", "signature": signature})
@@ -139,4 +140,56 @@ async fn a_tool_call_without_a_result_is_answered_as_interrupted() {
         panic!("{:?}", told.end)
     };
     assert_eq!(failure.kind, FailureKind::CorruptedState);
+}
+
+#[tokio::test]
+async fn what_a_person_says_follows_the_tools_or_the_last_words() {
+    let tool = message(&[tool("t1", "bash", json!({"command": "true"}))], "tool_use");
+    let answers = [
+        Answer::Stream(tool),
+        says("Done.", "end_turn"),
+        says("Heard it.", "end_turn"),
+    ];
+    let place = Place::new(answers).await;
+    let input = place.input();
+    let say = |number, text: &str| {
+        let text = text.to_owned();
+        input.hearing.say(Said { number, text });
+    };
+    say(1, "first");
+    let hearing = input.hearing.clone();
+    let provider = place.provider.clone();
+    // The second one comes while the model says that it is done.
+    let second = async {
+        while provider.requests.lock().unwrap().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let text = "second".to_owned();
+        hearing.say(Said { number: 2, text });
+    };
+    let (told, ()) = tokio::join!(place.run(input.clone(), CancellationToken::new()), second);
+    let summary = "Heard it.".to_owned();
+    assert_eq!(told.end, AdapterEnd::Done { summary });
+    let numbers: Vec<_> = told
+        .events
+        .iter()
+        .filter(|event| matches!(event, EventBody::MessageTold(_)))
+        .collect();
+    assert_eq!(numbers, [&EventBody::MessageTold(1), &EventBody::MessageTold(2)]);
+    let requests = place.requests();
+    let said = |request: usize, message: usize| requests[request].1["messages"][message].to_string();
+    assert!(
+        said(1, 2).contains("tool_result") && said(1, 2).contains("first"),
+        "{}",
+        said(1, 2)
+    );
+    assert!(said(2, 3).contains("Done."), "{}", said(2, 3));
+    assert!(said(2, 4).contains("second"), "{}", said(2, 4));
+    // Another attempt goes on with exactly what was said.
+    let lines = String::from_utf8(told.lines).unwrap();
+    assert_eq!(
+        (lines.matches("first").count(), lines.matches("second").count()),
+        (1, 1),
+        "{lines}"
+    );
 }

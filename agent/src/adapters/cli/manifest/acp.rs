@@ -13,7 +13,7 @@ pub struct AcpRule {
     /// What the agent is let do through us: it writes and reads files of the worktree, or runs commands, by
     /// requests instead of by itself.
     pub serve: Vec<Service>,
-    /// What is answered when the agent asks whether it may do something. Nobody is there to be asked.
+    /// What is answered when the agent asks whether it may do something, unless the task says it.
     pub permissions: PermissionPolicy,
     pub usage: UsageWords,
 }
@@ -27,6 +27,8 @@ pub enum PermissionPolicy {
     Allow,
     /// It may not. What it does without asking, it does.
     Deny,
+    /// A person is asked, for ten minutes unless the task says otherwise; then it may not.
+    Ask,
 }
 
 /// What an agent can be served with.

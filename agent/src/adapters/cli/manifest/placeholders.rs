@@ -24,6 +24,8 @@ pub(super) const PLACEHOLDERS: &[&str] = &[
     "worktree_key",
     "scratch",
     "manifest_dir",
+    "mcp_file",
+    "mcp_servers",
 ];
 
 /// What the placeholders of the agent's variables begin with, as in `{env:HTTPS_PROXY}`.

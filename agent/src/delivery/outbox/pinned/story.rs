@@ -71,6 +71,7 @@ pub(super) fn events() -> [(AttemptKey, Vec<EventBody>); 3] {
             to: 9,
         }),
         calls: Some(7),
+        told: 0,
     };
     let change = FileChange {
         path: "src/main.rs".to_owned(),

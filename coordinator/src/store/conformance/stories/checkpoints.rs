@@ -41,6 +41,7 @@ pub(in crate::store::conformance) fn taken(n: u32, parent: &Oid, reason: Checkpo
         pack: Some(Digest::of(&n.to_be_bytes())),
         transcript: None,
         calls: n.is_multiple_of(2).then_some(n),
+        told: 0,
     }
 }
 
