@@ -457,15 +457,21 @@ struct Said {
 }
 
 impl Said {
+    /// Nobody waits for an answer for longer than 30 seconds, whatever becomes of it later.
+    fn lapse(&mut self, now: Timestamp) {
+        let sent = self.writes.and_then(|by| self.calls.get(&by)?.1);
+        if let Some(at) = sent.filter(|at| now.since(*at) >= seconds(30)) {
+            (self.writes, self.cached) = (None, Some(at + seconds(30)));
+        }
+    }
+
     fn goes(&mut self, n: u8, now: Timestamp) -> bool {
+        self.lapse(now);
         let (since, went) = *self.calls.entry(n).or_insert((now, None));
         if went.is_some() {
             return true;
         }
-        let mut sent = self.writes.and_then(|by| self.calls.get(&by)?.1);
-        if let Some(at) = sent.filter(|at| now.since(*at) >= seconds(30)) {
-            (sent, self.writes, self.cached) = (None, None, Some(at + seconds(30)));
-        }
+        let sent = self.writes.and_then(|by| self.calls.get(&by)?.1);
         let is_cached = self.cached.is_some_and(|at| now.since(at) < seconds(300));
         let goes = match (is_cached, sent) {
             (true, _) => true,
@@ -507,6 +513,7 @@ proptest! {
                 }
                 Step::Fail(n) => {
                     queue.released(id(n.into()), &RateTold::default(), now);
+                    said.lapse(now);
                     said.calls.remove(&n);
                     if said.writes == Some(n) {
                         said.writes = None;
