@@ -40,8 +40,9 @@ class Coordinator:
     """A `kage coordinator` with a data directory of its own. It keeps its port when it is
     started again."""
 
-    def __init__(self, tls: bool = False) -> None:
+    def __init__(self, tls: bool = False, log: str = "warn") -> None:
         self._tls = ["--tls"] if tls else []
+        self._log = log
         self._folder = tempfile.TemporaryDirectory(prefix="kage-python-")
         self._data = Path(self._folder.name) / "data"
         self._listen = "127.0.0.1:0"
@@ -53,7 +54,7 @@ class Coordinator:
         self._process = subprocess.Popen(
             [PROGRAM, "coordinator", "--data-dir", str(self._data), "--listen", self._listen, *self._tls]
             + ["--token-agents", "run,verify"],
-            env={**os.environ, "KAGE_LOG": "warn"},
+            env={**os.environ, "KAGE_LOG": self._log},
         )
         self.url = wait_for("endpoint", lambda: endpoint.read_text().strip() if endpoint.exists() else "")
         self._listen = urlsplit(self.url).netloc

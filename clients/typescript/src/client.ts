@@ -2,22 +2,27 @@
  * What a program asks of a coordinator: run tasks, watch them, compare their results.
  *
  * Messages are those of `kage.v1`, unchanged; their documentation is in the `.proto`
- * files. This file adds the token, request ids, one safe retry, and watches that survive
- * a broken connection.
+ * files. This file adds request ids, one safe retry, pages, and watches that survive a broken
+ * connection; `node.ts` and `browser.ts` add the connection and the token. It runs in both.
  */
-
-import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { createClient, type Client as Stub, type Transport } from "@connectrpc/connect";
-import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
 import { KageError } from "./errors.js";
+import { AccessService, type Token } from "./gen/kage/v1/access_service_pb.js";
+import { type Checkpoint, CheckpointService } from "./gen/kage/v1/checkpoint_service_pb.js";
+import {
+  type CallFilterSchema,
+  type CostGroup,
+  type CostsBy,
+  CostService,
+  type LedgerCall,
+} from "./gen/kage/v1/cost_service_pb.js";
 import type { FileDiff } from "./gen/kage/v1/diff_pb.js";
 import type { OutputStream } from "./gen/kage/v1/event_pb.js";
 import { type Agent, FleetService } from "./gen/kage/v1/fleet_service_pb.js";
+import { type Project, ProjectService, type StoredRepository } from "./gen/kage/v1/project_service_pb.js";
 import { type GetServerInfoResponse, ServerService } from "./gen/kage/v1/server_service_pb.js";
 import { type Report, type Task, type TaskSpecSchema, TaskView } from "./gen/kage/v1/task_pb.js";
 import {
@@ -41,46 +46,6 @@ export type TasksItem = Exclude<WatchTasksResponse["item"], { case: undefined }>
 const CALL_TIMEOUT_MS = 30_000;
 /** How long a watch waits before it connects again: at first, at most. */
 const BACKOFF_MS = { first: 100, most: 2_000 } as const;
-
-/** What {@link connect} may be told. */
-export interface ConnectOptions {
-  /** File with the certificate of the coordinator's CA, for https; without it, what Node trusts. */
-  readonly caFile?: string;
-}
-
-/**
- * A client of the coordinator at this address: `https://HOST:7443` with the file of its CA's
- * certificate, or `http://127.0.0.1:7443` on the same machine.
- *
- * On its own machine, address and token are in the files `endpoint` and `token` of the
- * coordinator's data directory, and the CA is in `tls/ca.pem`. Nothing is sent before the
- * first call, so a wrong address or token shows there, as UNAVAILABLE or UNAUTHENTICATED.
- */
-export function connect(url: string, token: string, { caFile }: ConnectOptions = {}): Client {
-  const { protocol } = new URL(url);
-  // A URL drops the port that its scheme has by default, so the text is asked.
-  if (!/^https?:\/\/[^/?#]+:\d+\/?$/.test(url)) {
-    throw new TypeError(`${url} is not the address of a coordinator, such as https://coordinator-host:7443`);
-  }
-  if (protocol === "http:" && caFile !== undefined) {
-    throw new TypeError(`${url} is not encrypted, so no CA is needed; did you mean https?`);
-  }
-  const authorization = `Bearer ${token.trim()}`;
-  const trust = caFile === undefined ? undefined : { ca: readFileSync(caFile) };
-  // Pings notice a half-open connection while a watch is silent.
-  const sessionManager = new Http2SessionManager(url, { pingIntervalMs: 20_000, pingTimeoutMs: 10_000 }, trust);
-  const transport = createGrpcTransport({
-    baseUrl: url,
-    sessionManager,
-    interceptors: [
-      (next) => (request) => {
-        request.header.set("authorization", authorization);
-        return next(request);
-      },
-    ],
-  });
-  return new Client(transport, () => sessionManager.abort());
-}
 
 /** What {@link Client.submit} may be told. */
 export interface SubmitOptions {
@@ -154,13 +119,21 @@ export class Client {
   readonly #tasks: Stub<typeof TaskService>;
   readonly #fleet: Stub<typeof FleetService>;
   readonly #server: Stub<typeof ServerService>;
+  readonly #access: Stub<typeof AccessService>;
+  readonly #projects: Stub<typeof ProjectService>;
+  readonly #checkpoints: Stub<typeof CheckpointService>;
+  readonly #costs: Stub<typeof CostService>;
   readonly #close: () => void;
 
-  /** Over any transport of Connect; {@link connect} makes the usual one. */
+  /** Over any transport of Connect that adds the token; `connect` makes the usual one. */
   constructor(transport: Transport, close: () => void = () => {}) {
     this.#tasks = createClient(TaskService, transport);
     this.#fleet = createClient(FleetService, transport);
     this.#server = createClient(ServerService, transport);
+    this.#access = createClient(AccessService, transport);
+    this.#projects = createClient(ProjectService, transport);
+    this.#checkpoints = createClient(CheckpointService, transport);
+    this.#costs = createClient(CostService, transport);
     this.#close = close;
   }
 
@@ -176,7 +149,7 @@ export class Client {
    * same effect as one call. Whoever wants to try again after that, or after a crash,
    * gives a `requestId` of its own.
    */
-  async submit(spec: Spec, { requestId = randomUUID(), waitForAgent = false }: SubmitOptions = {}): Promise<Task> {
+  async submit(spec: Spec, { requestId = fresh(), waitForAgent = false }: SubmitOptions = {}): Promise<Task> {
     const request = { requestId, spec, waitForAgent };
     const reply = await twice(() => this.#tasks.createTask(request, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.task);
@@ -192,19 +165,16 @@ export class Client {
   }
 
   /** The tasks of a project that a filter takes, newest first unless asked otherwise, fetched in pages as they are read. */
-  async *list(project = "", options: ListOptions = {}): AsyncGenerator<Task, void, undefined> {
-    let pageToken = "";
-    do {
-      const request = { ...options, project, pageToken };
-      const reply = await once(() => this.#tasks.listTasks(request, { timeoutMs: CALL_TIMEOUT_MS }));
-      yield* reply.tasks;
-      pageToken = reply.nextPageToken;
-    } while (pageToken !== "");
+  list(project = "", options: ListOptions = {}): AsyncGenerator<Task, void, undefined> {
+    return pages(
+      (pageToken) => this.#tasks.listTasks({ ...options, project, pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.tasks,
+    );
   }
 
   /** Stops every session that has not ended. To cancel an ended task changes nothing. */
   async cancel(taskId: string): Promise<Task> {
-    const requestId = randomUUID();
+    const requestId = fresh();
     const reply = await twice(() => this.#tasks.cancelTask({ requestId, taskId }, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.task);
   }
@@ -217,7 +187,7 @@ export class Client {
 
   /** Says that this session's result is to be landed; an empty name takes that back. */
   async select(taskId: string, session: string): Promise<Task> {
-    const request = { requestId: randomUUID(), taskId, session };
+    const request = { requestId: fresh(), taskId, session };
     const reply = await twice(() => this.#tasks.selectResult(request, { timeoutMs: CALL_TIMEOUT_MS }));
     return present(reply.task);
   }
@@ -234,7 +204,7 @@ export class Client {
           pieces.push(item.value);
         } else if (item.case === "file" || item.case === "totals") {
           if (file !== undefined) {
-            yield { file, patch: Buffer.concat(pieces) };
+            yield { file, patch: concat(pieces) };
           }
           pieces = [];
           file = item.case === "file" ? item.value : undefined;
@@ -257,14 +227,62 @@ export class Client {
   /** The worker machines, by name: all of them, however many pages they fill. */
   async agents(): Promise<Agent[]> {
     const agents: Agent[] = [];
-    let pageToken = "";
-    do {
-      const request = { pageToken };
-      const reply = await once(() => this.#fleet.listAgents(request, { timeoutMs: CALL_TIMEOUT_MS }));
-      agents.push(...reply.agents);
-      pageToken = reply.nextPageToken;
-    } while (pageToken !== "");
+    const every = pages(
+      (pageToken) => this.#fleet.listAgents({ pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.agents,
+    );
+    for await (const agent of every) {
+      agents.push(agent);
+    }
     return agents;
+  }
+
+  /** The bearer tokens, revoked ones included, without their secrets. For admins. */
+  tokens(): AsyncGenerator<Token, void, undefined> {
+    return pages(
+      (pageToken) => this.#access.listTokens({ pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.tokens,
+    );
+  }
+
+  /** The projects that have tasks or repositories, by name. */
+  projects(): AsyncGenerator<Project, void, undefined> {
+    return pages(
+      (pageToken) => this.#projects.listProjects({ pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.projects,
+    );
+  }
+
+  /** The repositories of a project, by name. */
+  repositories(project = ""): AsyncGenerator<StoredRepository, void, undefined> {
+    return pages(
+      (pageToken) => this.#projects.listRepositories({ project, pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.repositories,
+    );
+  }
+
+  /** The checkpoints of a task, or of one of its sessions. */
+  checkpoints(taskId: string, session = ""): AsyncGenerator<Checkpoint, void, undefined> {
+    return pages(
+      (pageToken) => this.#checkpoints.listCheckpoints({ taskId, session, pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.checkpoints,
+    );
+  }
+
+  /** The ledger's rows of calls of models, oldest first. */
+  calls(filter: MessageInitShape<typeof CallFilterSchema> = {}): AsyncGenerator<LedgerCall, void, undefined> {
+    return pages(
+      (pageToken) => this.#costs.listCalls({ filter, pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.calls,
+    );
+  }
+
+  /** The ledger's rows, added up by something. */
+  costs(by: CostsBy, filter: MessageInitShape<typeof CallFilterSchema> = {}): AsyncGenerator<CostGroup, void, undefined> {
+    return pages(
+      (pageToken) => this.#costs.getCosts({ by, filter, pageToken }, { timeoutMs: CALL_TIMEOUT_MS }),
+      (reply) => reply.groups,
+    );
   }
 
   /**
@@ -355,8 +373,7 @@ export class Watch<Found extends { case: string } = Item> implements AsyncIterab
           }
           // Many watchers of one coordinator do not come back in the same moment.
           const wait = error.retryAfterMs ?? delayMs * (0.5 + Math.random() / 2);
-          // It fails when the watch is closed, which the loop sees.
-          await sleep(wait, undefined, { signal }).catch(() => undefined);
+          await sleep(wait, signal);
           delayMs = Math.min(delayMs * 2, BACKOFF_MS.most);
         }
       }
@@ -365,6 +382,19 @@ export class Watch<Found extends { case: string } = Item> implements AsyncIterab
       this.#closing.abort();
     }
   }
+}
+
+/** The items of every page, each page fetched when it is read. */
+async function* pages<Reply extends { nextPageToken: string }, Found>(
+  fetch: (pageToken: string) => Promise<Reply>,
+  items: (reply: Reply) => readonly Found[],
+): AsyncGenerator<Found, void, undefined> {
+  let pageToken = "";
+  do {
+    const reply = await once(() => fetch(pageToken));
+    yield* items(reply);
+    pageToken = reply.nextPageToken;
+  } while (pageToken !== "");
 }
 
 async function once<Reply>(call: () => Promise<Reply>): Promise<Reply> {
@@ -393,4 +423,36 @@ function present<Value>(value: Value | undefined): Value {
     throw new KageError("INTERNAL", "the coordinator's reply is empty");
   }
   return value;
+}
+
+/** A new request id. (`crypto.randomUUID` is not in pages that came without TLS.) */
+function fresh(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Waits, until the signal at the latest. */
+function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) {
+      resolve();
+      return;
+    }
+    const done = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, milliseconds);
+    signal?.addEventListener("abort", done);
+  });
+}
+
+function concat(pieces: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
 }

@@ -67,7 +67,10 @@ export class KageError extends Error {
       .map(({ field, description }) => ({ field, problem: description }));
     const delay = error.findDetails(RetryInfoSchema)[0]?.retryDelay;
     const retryAfterMs = delay === undefined ? undefined : durationMs(delay);
-    return new KageError(info?.reason ?? reasonOf(error.code), error.rawMessage, violations, retryAfterMs, { cause });
+    // A TypeError is how `fetch` says that there is no connection, or none any more.
+    const cut = error.code === Code.Unknown && error.cause instanceof TypeError;
+    const reason = info?.reason ?? (cut ? "UNAVAILABLE" : reasonOf(error.code));
+    return new KageError(reason, error.rawMessage, violations, retryAfterMs, { cause });
   }
 }
 

@@ -1,39 +1,9 @@
 /**
- * Runs coding tasks on a Kage Bunshin coordinator. Begin with {@link connect}.
+ * Runs coding tasks on a Kage Bunshin coordinator, from Node. Begin with {@link connect}.
  *
  * Every message of the protocol is in `@kage-bunshin/client/v1/*`; those a client needs
  * are also here.
  */
 
-export {
-  type ChangedFile,
-  Client,
-  connect,
-  type ConnectOptions,
-  type DiffOptions,
-  type Item,
-  type ListOptions,
-  type Spec,
-  type SubmitOptions,
-  type TasksItem,
-  Watch,
-  type WatchOptions,
-  type WatchTasksOptions,
-} from "./client.js";
-export { KageError, type Reason, type Violation } from "./errors.js";
-export { type FileDiff, FileStatus } from "./gen/kage/v1/diff_pb.js";
-export { type Event, OutputStream } from "./gen/kage/v1/event_pb.js";
-export { type Agent, AgentState } from "./gen/kage/v1/fleet_service_pb.js";
-export {
-  type Report,
-  type ReportRow,
-  Risk,
-  type Session,
-  SessionState,
-  type Task,
-  TaskState,
-  TaskView,
-  VerdictKind,
-} from "./gen/kage/v1/task_pb.js";
-export { type Hold, type OutputChunk, type SessionEvent, TaskOrder } from "./gen/kage/v1/task_service_pb.js";
-export { type Money, Provenance, type Usage } from "./gen/kage/v1/value_pb.js";
+export { connect, type ConnectOptions, NodeClient } from "./node.js";
+export * from "./shared.js";

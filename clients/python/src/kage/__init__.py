@@ -11,6 +11,7 @@
 Every message of the protocol is in `kage.v1`; those a client needs are also here.
 """
 
+from kage import aio
 from kage.client import Client, Item, TasksItem, Watch, connect
 from kage.errors import KageError, Violation
 from kage.v1.diff_pb2 import FileDiff, FileStatus
@@ -90,5 +91,6 @@ __all__ = [
     "Watch",
     "WatchCaughtUp",
     "WatchReset",
+    "aio",
     "connect",
 ]

@@ -21,14 +21,23 @@ from urllib.parse import urlsplit
 import grpc
 
 from kage.errors import KageError
+from kage.repository import Remote
+from kage.v1 import access_service_pb2, access_service_pb2_grpc
+from kage.v1 import checkpoint_service_pb2, checkpoint_service_pb2_grpc
+from kage.v1 import cost_service_pb2, cost_service_pb2_grpc
 from kage.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from kage.v1 import project_service_pb2, project_service_pb2_grpc
 from kage.v1 import server_service_pb2_grpc
 from kage.v1 import task_service_pb2, task_service_pb2_grpc
+from kage.v1.access_service_pb2 import Token
+from kage.v1.checkpoint_service_pb2 import Checkpoint
+from kage.v1.cost_service_pb2 import CallFilter, CostGroup, CostsBy, LedgerCall
 from kage.v1.diff_pb2 import FileDiff
 from kage.v1.event_pb2 import OutputStream
 from kage.v1.fleet_service_pb2 import Agent
+from kage.v1.project_service_pb2 import Project, StoredRepository
 from kage.v1.server_service_pb2 import GetServerInfoRequest, GetServerInfoResponse
-from kage.v1.task_pb2 import TASK_VIEW_FULL, Report, Task, TaskSpec, TaskView
+from kage.v1.task_pb2 import TASK_VIEW_BASIC, TASK_VIEW_FULL, Report, Task, TaskSpec, TaskView
 from kage.v1.task_service_pb2 import (
     TASK_ORDER_NEWEST_FIRST,
     Hold,
@@ -79,7 +88,7 @@ def connect(url: str, token: str, ca_file: str | os.PathLike[str] | None = None)
     trusts what the machine trusts. Nothing is sent before the first call, so a wrong
     address or token shows there, as UNAVAILABLE or UNAUTHENTICATED.
     """
-    return Client(channel(url, ca_file), token)
+    return Client(channel(url, ca_file), token, Remote(url, token, ca_file))
 
 
 def channel(url: str, ca_file: str | os.PathLike[str] | None = None) -> grpc.Channel:
@@ -115,12 +124,17 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 class Client:
     """A connection to a coordinator. Methods raise `KageError`; threads may share it."""
 
-    def __init__(self, channel: grpc.Channel, token: str) -> None:
+    def __init__(self, channel: grpc.Channel, token: str, remote: Remote) -> None:
         self._channel = channel
+        self._remote = remote
         self._metadata = bearer(token)
         self._tasks: Any = task_service_pb2_grpc.TaskServiceStub(channel)
         self._server: Any = server_service_pb2_grpc.ServerServiceStub(channel)
         self._fleet: Any = fleet_service_pb2_grpc.FleetServiceStub(channel)
+        self._access: Any = access_service_pb2_grpc.AccessServiceStub(channel)
+        self._projects: Any = project_service_pb2_grpc.ProjectServiceStub(channel)
+        self._checkpoints: Any = checkpoint_service_pb2_grpc.CheckpointServiceStub(channel)
+        self._costs: Any = cost_service_pb2_grpc.CostServiceStub(channel)
 
     def __enter__(self) -> Client:
         return self
@@ -166,16 +180,8 @@ class Client:
         order: TaskOrder = TASK_ORDER_NEWEST_FIRST,
     ) -> Iterator[Task]:
         """The tasks of a project that a filter takes, fetched in pages as they are read."""
-        page_token = ""
-        while True:
-            request = task_service_pb2.ListTasksRequest(
-                project=project, page_token=page_token, filter=filter, order=order
-            )
-            reply = self._call(self._tasks.ListTasks, request)
-            yield from reply.tasks
-            page_token = reply.next_page_token
-            if not page_token:
-                return
+        request = task_service_pb2.ListTasksRequest(project=project, filter=filter, order=order)
+        return self._pages(self._tasks.ListTasks, request, "tasks")
 
     def cancel(self, task_id: str) -> Task:
         """Stops every session that has not ended. To cancel an ended task changes nothing."""
@@ -249,15 +255,47 @@ class Client:
 
     def agents(self) -> tuple[Agent, ...]:
         """The worker machines, by name."""
-        agents: list[Agent] = []
-        page_token = ""
-        while True:
-            request = fleet_service_pb2.ListAgentsRequest(page_token=page_token)
-            reply = self._call(self._fleet.ListAgents, request)
-            agents.extend(reply.agents)
-            page_token = reply.next_page_token
-            if not page_token:
-                return tuple(agents)
+        request = fleet_service_pb2.ListAgentsRequest()
+        return tuple(self._pages(self._fleet.ListAgents, request, "agents"))
+
+    def tokens(self) -> Iterator[Token]:
+        """The bearer tokens, revoked ones included, without their secrets. For admins."""
+        return self._pages(self._access.ListTokens, access_service_pb2.ListTokensRequest(), "tokens")
+
+    def projects(self) -> Iterator[Project]:
+        """The projects that have tasks or repositories, by name."""
+        return self._pages(self._projects.ListProjects, project_service_pb2.ListProjectsRequest(), "projects")
+
+    def repositories(self, project: str = "") -> Iterator[StoredRepository]:
+        """The repositories of a project, by name."""
+        request = project_service_pb2.ListRepositoriesRequest(project=project)
+        return self._pages(self._projects.ListRepositories, request, "repositories")
+
+    def checkpoints(self, task_id: str, session: str = "") -> Iterator[Checkpoint]:
+        """The checkpoints of a task, or of one of its sessions."""
+        request = checkpoint_service_pb2.ListCheckpointsRequest(task_id=task_id, session=session)
+        return self._pages(self._checkpoints.ListCheckpoints, request, "checkpoints")
+
+    def calls(self, filter: CallFilter | None = None) -> Iterator[LedgerCall]:
+        """The ledger's rows of calls of models, oldest first."""
+        request = cost_service_pb2.ListCallsRequest(filter=filter)
+        return self._pages(self._costs.ListCalls, request, "calls")
+
+    def costs(self, by: CostsBy, filter: CallFilter | None = None) -> Iterator[CostGroup]:
+        """The ledger's rows, added up by something."""
+        request = cost_service_pb2.GetCostsRequest(by=by, filter=filter)
+        return self._pages(self._costs.GetCosts, request, "groups")
+
+    def push(self, folder: str | os.PathLike[str], name: str, commit: str = "HEAD", *, project: str = "") -> str:
+        """Sends a commit of the repository in `folder` to the coordinator's repository of this
+        name, as the base of tasks. Returns its full id, for `Repository.base_commit`."""
+        return self._remote.push(folder, name, commit, project)
+
+    def fetch(self, folder: str | os.PathLike[str], task_id: str, session: str) -> str:
+        """Fetches the result of a session, by its name, into the repository in `folder`. Returns the
+        commit, which `refs/kage/results/SESSION_ID` keeps there."""
+        task = self.get(task_id, TASK_VIEW_BASIC)
+        return self._remote.fetch(folder, task.spec.repository.name, session_id(task, session), task.spec.project)
 
     def watch(
         self,
@@ -312,6 +350,15 @@ class Client:
             return method(request, metadata=self._metadata, timeout=CALL_TIMEOUT)
         except grpc.RpcError as error:
             raise KageError.of(error) from error
+
+    def _pages(self, method: Any, request: Any, field: str) -> Iterator[Any]:
+        """The items of every page, each page fetched when it is read."""
+        while True:
+            reply = self._call(method, request)
+            yield from getattr(reply, field)
+            request.page_token = reply.next_page_token
+            if not request.page_token:
+                return
 
     def _twice(self, method: Any, request: Any) -> Any:
         try:
@@ -386,6 +433,14 @@ class Watch(Iterator[_Found]):
             if self._closed.is_set():
                 raise StopIteration
             self._call = self._start(self._request)
+
+
+def session_id(task: Task, name: str) -> str:
+    """The id of a session of a task. Raises NOT_FOUND without such a session."""
+    for session in task.sessions:
+        if session.name == name:
+            return session.id
+    raise KageError("NOT_FOUND", f"session {name!r} of task {task.id} was not found")
 
 
 def _fresh() -> str:
