@@ -12,6 +12,7 @@
 //! no rule of its own, except that without an answer of the coordinator no call is made.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use kage_core::call::{Ask, CallRef, RateTold, Spent};
 use kage_core::failure::{Failure, FailureKind};
@@ -39,11 +40,16 @@ pub struct CallRefused {
     pub kind: FailureKind,
     /// For people: why, and what to do.
     pub reason: String,
+    /// How long it may not be made, where that is all.
+    pub retry_after: Option<Duration>,
 }
 
 impl From<CallRefused> for Failure {
     fn from(refused: CallRefused) -> Self {
-        Self::new(refused.kind, refused.reason)
+        Self {
+            retry_after: refused.retry_after,
+            ..Self::new(refused.kind, refused.reason)
+        }
     }
 }
 

@@ -33,6 +33,7 @@ use crate::calls::Calls;
 mod elsewhere;
 mod dialect;
 mod body;
+mod prefix;
 mod sums;
 mod passing;
 mod request;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::board::Board;
+use crate::calls::{BudgetLines, CallTurns};
 use crate::config::{CallerLimits, Timings};
 use crate::data::authority::Authority;
 use crate::data::blobs::Blobs;
@@ -85,8 +86,10 @@ pub(crate) struct Coordinator {
     pub(crate) placeable: Notify,
     /// Notified when a person dropped a task, so that its files may be removed.
     pub(crate) dropped: Notify,
-    /// Notified when something that was held back for a call is free.
-    pub(crate) calls_ended: Notify,
+    /// Calls of models that wait for their turn.
+    pub(crate) turns: CallTurns,
+    /// Calls of models that wait for money.
+    pub(crate) budget_lines: BudgetLines,
     /// Sessions whose work is to be saved.
     pub(crate) unsaved: Unsaved,
     /// Permits to compare commits for clients.

@@ -12,6 +12,7 @@ pub mod backup;
 pub mod door;
 mod output;
 mod board;
+mod calls;
 mod coordinator;
 mod refusals;
 mod duties;

@@ -58,11 +58,11 @@ pub use admission::{
 pub use apply::Command;
 pub(crate) use change::Change;
 pub use command::{
-    AppendEvents, Appended, CallSettled, CancelTask, Claim, CommitCall, ContextPut, CreateTask, Created,
-    DeleteRepository, DropTask, EndAttempts, Ending, ExtendAllLeases, ForkSession, PrepareRestore, PutContext,
-    QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, ReleaseCall, RenewLeases, Renewed, RepositoryFate,
-    Request, RequestCheckpoint, ReserveCall, Reserved, RestorePrepared, RestoreSession, SaveWork, SelectResult,
-    SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,
+    AppendEvents, Appended, AskToStart, CallSettled, CancelTask, Claim, CommitCall, ContextPut, CreateTask, Created,
+    DeleteRepository, DropTask, EndAttempts, Ending, ExtendAllLeases, ForkSession, MayStart, PrepareRestore,
+    PutContext, QueuedJob, REQUEST_LIFETIME, RecordAgent, RecordContextSent, ReleaseCall, RenewLeases, Renewed,
+    RepositoryFate, Request, RequestCheckpoint, ReserveCall, Reserved, RestorePrepared, RestoreSession, SaveWork,
+    SelectResult, SendMessage, SetCordoned, SetDraining, Start, StartAttempt, VerifyResult,
 };
 pub(crate) use copies::{Contents, CopyError, NamedCommits};
 pub use error::{EngineError, EngineTrouble, OpenError, ReadError, StoreError};

@@ -182,6 +182,8 @@ pub enum Decision {
     },
     /// Calls of others hold back what it needs.
     Wait {
+        /// Of which budget.
+        scope: BudgetScope,
         /// For people.
         reason: String,
     },
@@ -219,7 +221,7 @@ pub fn decide(ask: &Ask, cost: CallCost, budgets: &[BudgetUse], now: Timestamp) 
                 };
             }
             if need > 0 && need > left - open.money && is_outstanding {
-                waits.get_or_insert_with(|| budget.waits());
+                waits.get_or_insert(budget);
             }
             if let CallCost::Priced { input, output: each } = cost
                 && each > 0
@@ -238,14 +240,17 @@ pub fn decide(ask: &Ask, cost: CallCost, budgets: &[BudgetUse], now: Timestamp) 
             }
             let now_left = left.saturating_sub(open.tokens);
             if need > now_left && is_outstanding {
-                waits.get_or_insert_with(|| budget.waits());
+                waits.get_or_insert(budget);
             }
             let fits = now_left.saturating_sub(u128::from(ask.input));
             output = output.min(u32::try_from(fits).unwrap_or(u32::MAX));
         }
     }
-    if let Some(reason) = waits {
-        return Decision::Wait { reason };
+    if let Some(budget) = waits {
+        return Decision::Wait {
+            scope: budget.rule.scope,
+            reason: budget.waits(),
+        };
     }
     // What fits nowhere was refused, and what has to wait waits.
     let output = NonZeroU32::new(output.max(least)).unwrap_or(ask.output.least());

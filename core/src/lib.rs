@@ -22,6 +22,7 @@ pub mod call;
 pub mod tool_uses;
 pub mod price;
 pub mod budget;
+pub mod call_queue;
 pub mod ledger;
 pub mod fallback;
 pub mod failure;

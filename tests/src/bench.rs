@@ -17,6 +17,7 @@ pub mod contain;
 pub mod context;
 pub mod context_split;
 pub mod dispatch;
+pub mod gate;
 pub mod idle;
 pub mod recovery;
 pub mod restore;

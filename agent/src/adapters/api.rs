@@ -45,7 +45,6 @@ use kage_core::fleet::AdapterInfo;
 use kage_core::folder::Folder;
 use kage_core::id::Digest;
 use kage_core::price::PriceTable;
-use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use super::settings::Models;
@@ -87,12 +86,9 @@ fn system(folder: Option<&Folder>) -> String {
 /// Bytes of a token of a prompt, at most on average: what is called a token of a prefix is one.
 const BYTES_PER_TOKEN: usize = 5;
 
-/// The beginning that all sessions of a task with this dialect send.
-fn prefix(wire: &str, tools: &RawValue, system: &[String]) -> Prefix {
-    let parts: Vec<&str> = [wire, tools.get()]
-        .into_iter()
-        .chain(system.iter().map(String::as_str))
-        .collect();
+/// The beginning that all sessions of a task with this dialect send: tools, and system texts.
+pub(crate) fn shared_prefix<'a>(wire: &'a str, said: impl IntoIterator<Item = &'a str>) -> Prefix {
+    let parts: Vec<&str> = [wire].into_iter().chain(said).collect();
     // Lengths between them: where one part ends is a part of what is sent.
     let text: String = parts.iter().map(|part| format!("{}:{part}", part.len())).collect();
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
@@ -202,9 +198,12 @@ impl ApiAdapter {
         let mut system = vec![system(input.folder.as_ref())];
         system.extend(Some(input.prompt.shared).filter(|shared| !shared.trim().is_empty()));
         let tool_definitions = (wire.tools)(&tools::definitions());
+        let said = [tool_definitions.get()]
+            .into_iter()
+            .chain(system.iter().map(String::as_str));
         let caller = Caller {
             calls: input.calls,
-            prefix: Some(prefix(wire.name, &tool_definitions, &system)),
+            prefix: Some(shared_prefix(wire.name, said)),
             ..self.caller(&asked.model, input.limits.idle)
         };
         Ok(Session {
@@ -366,6 +365,10 @@ impl Adapter for ApiAdapter {
         let headers = self.instance.settings.headers.iter();
         let headers = headers.map(|(name, value)| Secret::new(name.as_str(), value.as_str()));
         key.chain(headers).chain(self.agent.proxy_secrets()).collect()
+    }
+
+    fn asks_for_calls(&self) -> bool {
+        true
     }
 
     fn resumes(&self) -> Resumes {

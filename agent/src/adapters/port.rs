@@ -338,6 +338,12 @@ pub trait Adapter: Send + Sync {
         None
     }
 
+    /// Whether it asks [`SessionInput::calls`] before each call itself. A program does not, unless its calls go
+    /// through a gateway.
+    fn asks_for_calls(&self) -> bool {
+        false
+    }
+
     /// Whether sessions need their scratch folder to exist.
     fn uses_scratch(&self) -> bool {
         true

@@ -67,6 +67,10 @@ pub(super) async fn run(
         let text = format!("this agent has no adapter {}", work.adapter);
         return Err(Failure::new(FailureKind::AdapterUnavailable, text).into());
     };
+    if !adapter.asks_for_calls() && attempt.gateway.is_none() {
+        let asking = async { attempt.gate.may_start().await.map_err(Failure::from) };
+        attempt.unless_stopped(asking).await?;
+    }
     let project = &attempt.work.project;
     let prepared = attempt
         .unless_stopped(async {

@@ -171,6 +171,44 @@ impl Gate {
         }
     }
 
+    /// Asks whether a program may start that makes its calls without asking. One whose coordinator does not answer
+    /// in time may: what it reports is held to its budgets later.
+    ///
+    /// # Errors
+    /// When a budget is used up already.
+    pub async fn may_start(&self) -> Result<(), CallRefused> {
+        let asking = async {
+            let mut backoff = Backoff::default();
+            loop {
+                let request = wire::may_start(self.key.clone());
+                let answer = self.client.once(|client: Client| -> Answering<_> {
+                    Box::pin(async move { client.model_gate().may_start(request).await })
+                });
+                match answer.await {
+                    Ok(answer) => return answer.into_inner().refused,
+                    Err(error) if may_pass(&error) => {
+                        tracing::debug!(%error, "a program waits for the coordinator");
+                    }
+                    // An older one does not ask, and one that knows the attempt no more ends it.
+                    Err(error) => {
+                        tracing::debug!(%error, "a program starts without an answer");
+                        return String::new();
+                    }
+                }
+                tokio::time::sleep(backoff.next(&self.client.shared.random)).await;
+            }
+        };
+        let reason = tokio::time::timeout(ANSWER, asking).await.unwrap_or_default();
+        if reason.is_empty() {
+            return Ok(());
+        }
+        Err(CallRefused {
+            kind: FailureKind::BudgetExceeded,
+            reason,
+            retry_after: None,
+        })
+    }
+
     pub(super) async fn reserve(&self, ask: Ask, mut waits: impl FnMut(&str) + Send) -> Result<Granted, CallRefused> {
         let id = CallId::from_random((self.client.shared.random)());
         let request = wire::reserve(self.key.clone(), id, ask.clone());
@@ -214,10 +252,14 @@ impl Gate {
                 Ok(Some(Answer::Refused(refused))) => {
                     let kind = match v1::FailureKind::try_from(refused.kind) {
                         Ok(v1::FailureKind::BudgetExceeded) => FailureKind::BudgetExceeded,
+                        Ok(v1::FailureKind::RateLimited) => FailureKind::RateLimited,
                         _ => FailureKind::Cancelled,
                     };
-                    let reason = refused.reason;
-                    return Err(CallRefused { kind, reason });
+                    return Err(CallRefused {
+                        kind,
+                        reason: refused.reason,
+                        retry_after: refused.retry_after.map(duration),
+                    });
                 }
                 // A newer coordinator has an answer that this agent does not know.
                 Ok(None) => {
@@ -238,6 +280,7 @@ impl Gate {
                     return Err(CallRefused {
                         kind: FailureKind::Unknown,
                         reason: format!("the coordinator does not let the model be called: {error}"),
+                        retry_after: None,
                     });
                 }
             }

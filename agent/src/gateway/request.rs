@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::dialect::{self, Asked, Rejection, Route};
 use super::passing::{AnswerBody, OpenCall, Passing, said};
 use super::sums::{Metered, Sums};
-use super::{GatewayLimits, GatewayTold, body};
+use super::{GatewayLimits, GatewayTold, body, prefix};
 use crate::adapters::api::Counting;
 use crate::adapters::local_time;
 use crate::adapters::metered::{MeteredProvider, MeteredWire};
@@ -116,7 +116,10 @@ impl Shared {
             account: self.provider.account.clone(),
             model: self.priced(&asked.model),
             free: false,
-            prefix: None,
+            // Once its model answered, a session's calls have its conversation in the cache.
+            prefix: (!kept.sums.has_answered(&asked.model))
+                .then(|| prefix::prefix(wire, body))
+                .flatten(),
             input: kept.sums.bound(&asked.model, asked.bytes),
             output: bounds(asked, thinking, kept.sums.was_limited),
         }
@@ -277,7 +280,7 @@ async fn call(wire: MeteredWire, mut onward: Onward, shared: &Arc<Shared>) -> Re
         Ok(granted) => granted,
         Err(refused) => {
             let message = dialect::budget_message(wire, &refused.reason);
-            shared.refuse(Failure::new(refused.kind, refused.reason));
+            shared.refuse(refused.into());
             return shared.rejected(wire, Rejection::Budget, &message);
         }
     };

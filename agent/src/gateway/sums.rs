@@ -37,6 +37,11 @@ impl Sums {
         input_bound(self.earlier.get(model).copied(), bytes)
     }
 
+    /// Whether a call of a model was answered.
+    pub(super) fn has_answered(&self, model: &str) -> bool {
+        self.earlier.contains_key(model)
+    }
+
     /// Adds a call that was answered.
     pub(super) fn answered(&mut self, model: &str, bytes: u64, usage: Usage, whole: bool) {
         self.metered.answered += 1;

@@ -64,6 +64,7 @@ pub const TABLE: &[Row] = &[
     ("/kage.v1.ModelGateService/Started", AGENTS),
     ("/kage.v1.ModelGateService/Commit", AGENTS),
     ("/kage.v1.ModelGateService/Release", AGENTS),
+    ("/kage.v1.ModelGateService/MayStart", AGENTS),
     ("/kage.v1.EnrollmentService/Enroll", ALL),
     ("/kage.v1.EnrollmentService/Renew", AGENTS),
     ("/kage.v1.ProjectService/ListProjects", READERS),

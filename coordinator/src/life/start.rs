@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::board::Board;
+use crate::calls::{BudgetLines, CallTurns};
 use crate::config::Config;
 use crate::coordinator::following::Following;
 use crate::coordinator::unsaved::Unsaved;
@@ -201,6 +202,7 @@ impl Locked {
                 blobs: Arc::clone(&blobs),
             })
         });
+        let turns = CallTurns::new(clock());
         let coordinator = Arc::new(Coordinator {
             store,
             following,
@@ -228,7 +230,8 @@ impl Locked {
             random,
             placeable: Notify::new(),
             dropped: Notify::new(),
-            calls_ended: Notify::new(),
+            turns,
+            budget_lines: BudgetLines::default(),
             unsaved: Unsaved::default(),
             comparing: Arc::new(Semaphore::new(diff::AT_ONCE)),
             released: Mutex::default(),

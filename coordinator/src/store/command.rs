@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kage_core::attempt::{EndReason, StaleWriter};
 use kage_core::base_verdict::{BaseKey, KeptVerdict};
-use kage_core::budget::BudgetRule;
+use kage_core::budget::{BudgetRule, ScopeKey};
 use kage_core::call::{Ask, Spent};
 use kage_core::checkpoint::Resumes;
 use kage_core::contain::Tier;
@@ -267,7 +267,12 @@ pub enum Reserved {
     /// It may be made, with so many tokens of output.
     Granted { output: u32, warning: Option<String> },
     /// Others hold back what it needs.
-    Wait(String),
+    Wait {
+        /// For people.
+        reason: String,
+        /// Of which budget.
+        scope: ScopeKey,
+    },
     /// It does not fit any more.
     Refused(String),
     /// The sender has no authority (any more).
@@ -297,6 +302,29 @@ pub struct ReleaseCall {
     pub agent: Option<AgentId>,
     pub call: CallId,
     pub now: Timestamp,
+}
+
+/// Asks whether a program may start that makes its calls without asking.
+#[derive(Debug, Clone)]
+pub struct AskToStart {
+    /// The attempt, and the proof of authority.
+    pub claim: Claim,
+    /// Who speaks; `None`: whoever has the attempt's token.
+    pub agent: Option<AgentId>,
+    /// The budgets of persons and projects; those of the task come with it.
+    pub rules: Vec<BudgetRule>,
+    pub now: Timestamp,
+}
+
+/// Whether such a program may start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum MayStart {
+    Yes,
+    /// A budget is used up already.
+    No(String),
+    /// The sender has no authority (any more).
+    Stale(String),
 }
 
 /// What became of what was held for a call.

@@ -91,13 +91,30 @@ pub fn read_reserve(request: v1::ReserveRequest) -> Result<(AttemptKey, CallId, 
     Ok((key, call, ask))
 }
 
+fn read_key(key: Option<v1::AttemptKey>) -> Result<AttemptKey, InvalidField> {
+    AttemptKey::try_from(required("key", key)?).map_err(|invalid| invalid.within("key"))
+}
+
 /// The attempt and the call of a request.
 ///
 /// # Errors
 /// When one of them cannot be read.
 pub fn key_and_call(key: Option<v1::AttemptKey>, call: &str) -> Result<(AttemptKey, CallId), InvalidField> {
-    let key = AttemptKey::try_from(required("key", key)?).map_err(|invalid| invalid.within("key"))?;
-    Ok((key, parse("call_id", call)?))
+    Ok((read_key(key)?, parse("call_id", call)?))
+}
+
+/// The wire form of the question whether a program may start.
+#[must_use]
+pub fn may_start(key: AttemptKey) -> v1::MayStartRequest {
+    v1::MayStartRequest { key: Some(key.into()) }
+}
+
+/// The attempt of a program that may start or not.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_may_start(request: v1::MayStartRequest) -> Result<AttemptKey, InvalidField> {
+    read_key(request.key)
 }
 
 /// The wire form of what a call used.

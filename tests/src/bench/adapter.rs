@@ -2,13 +2,16 @@
 //! adapter: events, output, leases and fences are the real agent's.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use hdrhistogram::Histogram;
 use kage_agent::Registry;
 use kage_agent::adapters::port::{Adapter, AdapterEnd, Reporter, ReporterClosed, SessionInput};
+use kage_agent::calls::Calls;
+use kage_core::call::{Ask, OutputBounds, RateTold, USUAL_OUTPUT};
 use kage_core::event::{EventBody, OutputStream};
 use kage_core::failure::{Failure, FailureKind};
 use kage_core::fleet::AdapterInfo;
@@ -27,6 +30,9 @@ pub enum BenchAdapter {
     Noise,
     /// Prints lines with the time of printing. Model: `LINES,MICROSECONDS` between them.
     Lines,
+    /// Asks for calls of a model and tells the 99th percentile of the time until they were granted, in nanoseconds.
+    /// Model: `CALLS,ACCOUNT`; with no calls it has the account held, and waits.
+    Calls,
 }
 
 impl BenchAdapter {
@@ -37,11 +43,12 @@ impl BenchAdapter {
             Self::Nothing => "bench-nothing",
             Self::Noise => "bench-noise",
             Self::Lines => "bench-lines",
+            Self::Calls => "bench-calls",
         }
     }
 
     pub fn registry() -> anyhow::Result<Registry> {
-        [Self::Nothing, Self::Noise, Self::Lines]
+        [Self::Nothing, Self::Noise, Self::Lines, Self::Calls]
             .into_iter()
             .map(|adapter| Ok((adapter.name().parse()?, Arc::new(adapter) as Arc<dyn Adapter>)))
             .collect()
@@ -82,10 +89,70 @@ impl BenchAdapter {
                     reporter.output(OutputStream::Stdout, line.into()).await?;
                 }
             }
+            Self::Calls => {
+                let (calls, account) = two_numbers(input.model.as_deref())?;
+                let account = account.to_string();
+                if calls == 0 {
+                    return wait_for_call(&input.calls, reporter, &account).await;
+                }
+                let p99 = timed_calls(&input.calls, calls, &account).await?;
+                reporter.event(EventBody::Activity(p99.to_string())).await?;
+            }
         }
         Ok(())
     }
 }
+
+/// A call of an account that is named like this.
+fn ask(account: &str) -> Result<Ask, WorkError> {
+    Ok(Ask {
+        account: format!("bench/{account}").parse().map_err(|_| WorkError::Model)?,
+        model: "bench".to_owned(),
+        free: false,
+        prefix: None,
+        input: 1_000,
+        output: OutputBounds::of(USUAL_OUTPUT, false),
+    })
+}
+
+/// Has an account held for as long as the bench takes, and waits with all others.
+async fn wait_for_call(calls: &Calls, reporter: &Reporter, account: &str) -> Result<(), WorkError> {
+    loop {
+        let (tell, mut waits) = tokio::sync::watch::channel(false);
+        let asking = calls.reserve(ask(account)?, |_| {
+            tell.send_replace(true);
+        });
+        tokio::pin!(asking);
+        let granted = loop {
+            tokio::select! {
+                granted = &mut asking => break granted.map_err(|_| WorkError::Model)?,
+                Ok(()) = waits.changed() => reporter.event(EventBody::Activity(WAITS.to_owned())).await?,
+            }
+        };
+        granted.release(&RateTold {
+            // Nobody waits much longer than this; whoever goes then has it held again.
+            retry_after: Some(Duration::from_secs(50)),
+            ..RateTold::default()
+        });
+    }
+}
+
+/// How long 99 of 100 questions took at most, in nanoseconds.
+async fn timed_calls(calls: &Calls, count: u64, account: &str) -> Result<u64, WorkError> {
+    let mut times = Histogram::<u64>::new(3).map_err(|_| WorkError::Model)?;
+    for _ in 0..count {
+        let begun = Instant::now();
+        let granted = calls.reserve(ask(account)?, |_| ()).await;
+        times.saturating_record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let granted = granted.map_err(|_| WorkError::Model)?;
+        granted.started(RateTold::default());
+        granted.release(&RateTold::default());
+    }
+    Ok(times.value_at_quantile(0.99))
+}
+
+/// What a session says that waits for a call.
+pub const WAITS: &str = "waits";
 
 const CHUNK: usize = 64 << 10;
 /// Makes lines about as long as those of real programs.
@@ -120,6 +187,10 @@ impl Adapter for BenchAdapter {
 
     fn uses_scratch(&self) -> bool {
         false
+    }
+
+    fn asks_for_calls(&self) -> bool {
+        true
     }
 
     fn run(&self, input: SessionInput, reporter: Reporter, stop: CancellationToken) -> BoxFuture<'_, AdapterEnd> {
@@ -186,7 +257,7 @@ mod tests {
     #[test]
     fn every_adapter_is_registered_under_its_name() {
         let registry = BenchAdapter::registry().unwrap();
-        assert_eq!(registry.len(), 3);
+        assert_eq!(registry.len(), 4);
         assert!(registry.iter().all(|(name, adapter)| adapter.info().name == *name));
     }
 }

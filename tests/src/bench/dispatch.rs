@@ -120,7 +120,7 @@ async fn latency(client: &Client, sessions: usize) -> anyhow::Result<Duration> {
 }
 
 /// Creates a task and reads everything about it until it has succeeded.
-async fn run_one(client: &Client, spec: v1::TaskSpec) -> anyhow::Result<Seen> {
+pub(crate) async fn run_one(client: &Client, spec: v1::TaskSpec) -> anyhow::Result<Seen> {
     let id = create(client, spec).await;
     let request = v1::WatchTaskRequest {
         task_id: id,

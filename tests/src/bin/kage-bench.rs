@@ -14,8 +14,8 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    baseline, checkpoint, contain, context, context_split, dispatch, idle, neighbour, recovery, restore, stream, task,
-    workspace,
+    baseline, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, recovery, restore, stream,
+    task, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,8 @@ enum Format {
 enum Bench {
     /// Sessions per second, and the time from submit to accept.
     Dispatch,
+    /// The time until a call of a model may be made while 1,000 others wait.
+    Gate,
     /// Output from programs to a watcher: MiB per second, and the time of a line.
     Stream,
     /// Bytes on the wire when sessions share a base context.
@@ -79,6 +81,7 @@ impl Bench {
     async fn measure(self) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Dispatch => dispatch::run(dispatch::Size::default()).await,
+            Self::Gate => gate::run(gate::Size::default()).await,
             Self::Stream => stream::run(stream::Size::default()).await,
             Self::Context => context::run(context::Size::default()).await,
             Self::ContextSplit => context_split::run(context_split::Size::default()),
@@ -98,6 +101,7 @@ impl Bench {
         match self {
             Self::Task | Self::Workspace | Self::CheckoutNeighbour => Medium::available(),
             Self::Dispatch
+            | Self::Gate
             | Self::Stream
             | Self::Context
             | Self::ContextSplit

@@ -9,7 +9,7 @@ use kage_core::time::Timestamp;
 use kage_core::usage::Usage;
 use kage_proto::v1;
 use kage_scripted::{Answer, Block, Matcher, Reply, Script, ScriptedServer, Turn};
-use kage_tests::cluster::{AgentOptions, Cluster};
+use kage_tests::cluster::{AgentOptions, Cluster, SHELL};
 use kage_tests::repo::VERIFY;
 use kage_tests::tasks::{Describe, task};
 use kage_tests::wait::wait_for;
@@ -128,4 +128,28 @@ async fn three_sessions_at_opus_prices_stay_under_a_budget_across_a_restart() {
         rows.iter()
             .all(|row| !row.provider_request_id.is_empty() && !row.price.is_empty())
     );
+}
+
+#[tokio::test]
+async fn a_program_that_asks_for_no_calls_is_not_started_when_its_budget_is_used_up() {
+    let mut cluster = Cluster::start().await;
+    let started = cluster.outside().join("started");
+    let script = format!("touch '{}'", started.display());
+    cluster
+        .add_agent(AgentOptions::named("agent").script("program", script))
+        .await;
+    let repo = cluster.sample();
+    let mut spec = task("make the test pass")
+        .on(&repo)
+        .session("program", SHELL, "program");
+    spec.policy.get_or_insert_default().budget = Some(v1::TaskBudget {
+        task_tokens: Some(0),
+        ..v1::TaskBudget::default()
+    });
+    let id = cluster.create(spec).await;
+    let ended = cluster.ended(&id).await;
+    let failure = ended.sessions[0].failure.as_ref().unwrap();
+    assert_eq!(failure.kind(), v1::FailureKind::BudgetExceeded, "{failure:?}");
+    assert!(failure.message.contains("0 of 0 tokens"), "{failure:?}");
+    assert!(!started.exists(), "the program was started");
 }

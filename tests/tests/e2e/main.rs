@@ -51,6 +51,7 @@ mod renewal;
 mod rework;
 mod risk;
 mod selected;
+mod shared_cache;
 mod shells;
 mod slots;
 mod steering;

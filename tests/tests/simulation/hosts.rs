@@ -213,8 +213,29 @@ fn own_token(dir: &std::path::Path) -> io::Result<()> {
     io::Write::write_all(&mut &file, TOKEN.as_bytes())
 }
 
-/// An agent until it ends; it is started again when it cannot start.
+/// What an agent can do, and how much at a time.
+pub(crate) struct Crew {
+    pub(crate) slots: u32,
+    pub(crate) adapters: Registry,
+}
+
+/// An agent with the scripted adapter.
 pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<Output = turmoil::Result> + use<> {
+    let scripted = Arc::new(Scripted(Arc::clone(world)));
+    let crew = Crew {
+        slots: 2,
+        adapters: Registry::from([(SCRIPTED.parse().expect("it is a name"), scripted as _)]),
+    };
+    agent_with(world, name, bell, crew)
+}
+
+/// An agent until it ends; it is started again when it cannot start.
+pub(crate) fn agent_with(
+    world: &Arc<World>,
+    name: &str,
+    bell: &Bell,
+    crew: Crew,
+) -> impl Future<Output = turmoil::Result> + use<> {
     let (world, name, shutdown) = (Arc::clone(world), name.to_owned(), bell.hung_up());
     let dice = fresh_dice(&world, &name);
     async move {
@@ -233,7 +254,7 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
                 coordinator_url: url(),
                 credentials: Credentials::bearer(TOKEN),
                 name: name.clone(),
-                slots: 2,
+                slots: crew.slots,
                 labels,
                 limits: kage_agent::Limits {
                     drain: Duration::from_secs(2),
@@ -242,13 +263,11 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
                 },
             };
             let (ids, waits) = (dice.clone(), dice.clone());
-            let scripted = Arc::new(Scripted(Arc::clone(&world)));
             let ground = SimulatedGround {
                 world: Arc::clone(&world),
                 host: name.clone(),
                 dice: dice.clone(),
             };
-            let adapters = Registry::from([(SCRIPTED.parse().expect("it is a name"), scripted as _)]);
             let ports = kage_agent::Ports {
                 make_adapters: None,
                 clock: world.clock(&name),
@@ -257,7 +276,7 @@ pub(crate) fn agent(world: &Arc<World>, name: &str, bell: &Bell) -> impl Future<
                 ground: Some(Arc::new(ground)),
                 runner: Runner::Played(play(&world, &dice)),
                 blocking: kage_agent::Blocking::InPlace(Arc::new(move || disk(&waits))),
-                ..kage_agent::Ports::system(adapters)
+                ..kage_agent::Ports::system(crew.adapters.clone())
             };
             match kage_agent::run(config, ports, shutdown.clone()).await {
                 Ok(()) => return Ok(()),

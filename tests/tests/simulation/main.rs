@@ -31,11 +31,13 @@ mod checks;
 mod trees;
 mod run;
 mod processes;
+mod rates;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kage_tests::tier::Tier;
 use processes::{asked_for, replay, worlds};
+use rates::Story;
 use run::{Figures, Plant};
 
 /// The most seeds whose failures are printed in full.
@@ -99,5 +101,26 @@ fn what_is_planted_is_found() {
         let worlds = outcomes.len();
         eprintln!("{plant:?}: planted {planted} times, found in {found} of {worlds} worlds");
         assert!(found > 0, "{plant:?} is found");
+    }
+}
+
+#[test]
+fn a_fleet_stays_within_the_limits_and_budgets_of_an_account() {
+    let tier = Tier::now();
+    let seconds = tier.pick(150, 150, 600);
+    for seed in 0..tier.pick(1, 1, 20) {
+        let story = Story {
+            seed,
+            agents: 8,
+            tasks: 8,
+            sessions: 8,
+            calls_for: Duration::from_secs(seconds),
+        };
+        let begun = Instant::now();
+        let shares = rates::play(story);
+        eprintln!("seed {seed}: {shares:?} in {:.1?}", begun.elapsed());
+        assert!(shares.refused <= 0.005, "seed {seed}: {shares:?}");
+        assert!(shares.throughput >= 0.95, "seed {seed}: {shares:?}");
+        assert!(shares.jain >= 0.9, "seed {seed}: {shares:?}");
     }
 }

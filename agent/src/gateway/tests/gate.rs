@@ -82,6 +82,7 @@ impl ModelGateService for FakeGate {
                 Answer::Refused(v1::ReserveRefused {
                     reason: "the budget of 1.00 USD is used up".to_owned(),
                     kind: v1::FailureKind::BudgetExceeded.into(),
+                    retry_after: None,
                 })
             }
             (None, left) => {
@@ -107,6 +108,13 @@ impl ModelGateService for FakeGate {
             v1::CallEnd::Cut | v1::CallEnd::Unspecified => "committed cut",
         });
         Ok(Response::new(v1::CommitResponse {}))
+    }
+
+    async fn may_start(
+        &self,
+        _request: Request<v1::MayStartRequest>,
+    ) -> Result<Response<v1::MayStartResponse>, Status> {
+        Ok(Response::new(v1::MayStartResponse::default()))
     }
 
     async fn release(&self, _request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {

@@ -3,10 +3,10 @@
 //! not made; the end of its attempt puts it into the ledger whole.
 
 use kage_core::attempt::Attempt;
-use kage_core::budget::{self, BudgetRule, BudgetUse, CallCost, Decision, Held};
+use kage_core::budget::{self, BudgetRule, BudgetUse, CallCost, Decision, Held, ScopeKey};
 use kage_core::call::{CallEnd, CallRef, Spent};
 use kage_core::event::{Event, EventBody};
-use kage_core::id::AgentId;
+use kage_core::id::{AgentId, CallId};
 use kage_core::job::JobKind;
 use kage_core::ledger::{CallRow, Reservation};
 use kage_core::price::{Charge, PriceTable, Used};
@@ -15,7 +15,7 @@ use kage_core::time::Timestamp;
 use kage_core::usage::{PicoUsd, Usage, UsageClass};
 
 use super::{Command, job_of, session_of, task_of};
-use crate::store::command::{CallSettled, Claim, CommitCall, ReleaseCall, ReserveCall, Reserved};
+use crate::store::command::{AskToStart, CallSettled, Claim, CommitCall, MayStart, ReleaseCall, ReserveCall, Reserved};
 use crate::store::rows::{Failed, Rows, TaskHead};
 use crate::store::unit::Key;
 
@@ -84,9 +84,39 @@ impl Command for ReserveCall {
                     warning,
                 }
             }
-            Decision::Wait { reason } => Reserved::Wait(reason),
+            Decision::Wait { scope, reason } => {
+                let of = (head.id, attempt.session);
+                // A budget that nobody pays is not looked at.
+                let key = scope.key(of, &head.project, head.created_by.as_deref(), self.now);
+                Reserved::Wait {
+                    reason,
+                    scope: key.unwrap_or(ScopeKey::Task(head.id)),
+                }
+            }
             Decision::Refused { reason } => Reserved::Refused(reason),
         })
+    }
+}
+
+impl Command for AskToStart {
+    type Outcome = MayStart;
+
+    fn reads(&self) -> Vec<Key> {
+        vec![Key::Budgets {
+            attempt: self.claim.attempt,
+            rules: self.rules.clone(),
+            now: self.now,
+        }]
+    }
+
+    fn apply(self, rows: &mut dyn Rows) -> Result<MayStart, Failed> {
+        let attempt = match authorised(rows, &self.claim, self.agent)? {
+            Ok(attempt) => attempt,
+            Err(reason) => return Ok(MayStart::Stale(reason)),
+        };
+        let head = task_of(rows, &attempt)?;
+        let budgets = budgets(rows, &head, &attempt, &self.rules, self.now)?;
+        Ok(budget::passed(&budgets).map_or(MayStart::Yes, MayStart::No))
     }
 }
 
@@ -94,22 +124,14 @@ impl Command for CommitCall {
     type Outcome = CallSettled;
 
     fn reads(&self) -> Vec<Key> {
-        vec![Key::Calling {
-            attempt: self.claim.attempt,
-            call: self.call,
-            rules: Vec::new(),
-            now: self.now,
-        }]
+        vec![of_call(&self.claim, self.call, self.now)]
     }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<CallSettled, Failed> {
-        let attempt = match authorised(rows, &self.claim, self.agent)? {
-            Ok(attempt) => attempt,
-            Err(reason) => return Ok(CallSettled::Stale(reason)),
-        };
-        let Some(reserved) = rows.reservation(attempt.id, self.call)? else {
-            // Nothing is held back for it: its event tells what it used, or did.
-            return Ok(CallSettled::Nothing);
+        let (attempt, reserved) = match held(rows, &self.claim, self.agent, self.call)? {
+            Ok(held) => held,
+            // Where nothing is held back for it, its event tells what it used, or did.
+            Err(settled) => return Ok(settled),
         };
         let head = task_of(rows, &attempt)?;
         let row = job_of(rows, &attempt)?;
@@ -150,25 +172,42 @@ impl Command for ReleaseCall {
     type Outcome = CallSettled;
 
     fn reads(&self) -> Vec<Key> {
-        vec![Key::Calling {
-            attempt: self.claim.attempt,
-            call: self.call,
-            rules: Vec::new(),
-            now: self.now,
-        }]
+        vec![of_call(&self.claim, self.call, self.now)]
     }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<CallSettled, Failed> {
-        let attempt = match authorised(rows, &self.claim, self.agent)? {
-            Ok(attempt) => attempt,
-            Err(reason) => return Ok(CallSettled::Stale(reason)),
+        let (attempt, reserved) = match held(rows, &self.claim, self.agent, self.call)? {
+            Ok(held) => held,
+            Err(settled) => return Ok(settled),
         };
-        if rows.reservation(attempt.id, self.call)?.is_none() {
-            return Ok(CallSettled::Nothing);
-        }
-        rows.remove_reservation(attempt.id, self.call)?;
+        rows.remove_reservation(attempt.id, reserved.call)?;
         Ok(CallSettled::Settled)
     }
+}
+
+/// What has to be read to settle a call.
+fn of_call(claim: &Claim, call: CallId, now: Timestamp) -> Key {
+    Key::Calling {
+        attempt: claim.attempt,
+        call,
+        rules: Vec::new(),
+        now,
+    }
+}
+
+/// What is held back for a call of a claim's attempt; the inner error says that there is nothing to settle.
+fn held(
+    rows: &mut dyn Rows,
+    claim: &Claim,
+    agent: Option<AgentId>,
+    call: CallId,
+) -> Result<Result<(Attempt, Reservation), CallSettled>, Failed> {
+    let attempt = match authorised(rows, claim, agent)? {
+        Ok(attempt) => attempt,
+        Err(reason) => return Ok(Err(CallSettled::Stale(reason))),
+    };
+    let reserved = rows.reservation(attempt.id, call)?;
+    Ok(reserved.map(|reserved| (attempt, reserved)).ok_or(CallSettled::Nothing))
 }
 
 /// The attempt of a claim; the inner error says why it has no authority.

@@ -21,8 +21,8 @@ use crate::store::conformance::fixture::{
 };
 use crate::store::conformance::followed::Followed as _;
 use crate::store::{
-    CallFilter, CallSettled, CancelTask, Claim, CommitCall, DropTask, EndAttempts, Ending, QueuedJob, ReleaseCall,
-    ReserveCall, Reserved, Store,
+    AskToStart, CallFilter, CallSettled, CancelTask, Claim, CommitCall, DropTask, EndAttempts, Ending, MayStart,
+    QueuedJob, ReleaseCall, ReserveCall, Reserved, Store,
 };
 
 /// A dollar.
@@ -94,6 +94,15 @@ fn release(attempt: u128, call: u128) -> ReleaseCall {
         claim: claim(attempt),
         agent: None,
         call: CallId::from_random(call),
+        now: at(3_000),
+    }
+}
+
+fn may_start(attempt: u128) -> AskToStart {
+    AskToStart {
+        claim: claim(attempt),
+        agent: None,
+        rules: Vec::new(),
         now: at(3_000),
     }
 }
@@ -326,8 +335,8 @@ pub(in crate::store::conformance) async fn sessions_side_by_side_never_hold_more
     }
     let [
         Reserved::Granted { output: first, .. },
-        Reserved::Wait(_),
-        Reserved::Wait(reason),
+        Reserved::Wait { .. },
+        Reserved::Wait { reason, .. },
     ] = &answers[..]
     else {
         panic!("{answers:?}");
@@ -428,10 +437,18 @@ pub(in crate::store::conformance) async fn a_program_that_reports_too_much_is_st
     assert!(stopped(2).await);
     told(&store, 1, 1, vec![reported(1, USD - 2)]).await;
     assert!(!stopped(1).await);
+    assert_eq!(store.apply(may_start(1)).await.unwrap(), MayStart::Yes);
     told(&store, 1, 1, vec![reported(2, 1)]).await;
     assert!(stopped(1).await);
-    // It begins once more, and does not get to its next report.
+    // It begins once more, and does not get to its next report, or does not start at all.
     started(&store, &again[0], 4, 2, 2).await;
+    let answer = store.apply(may_start(4)).await.unwrap();
+    let MayStart::No(reason) = &answer else {
+        panic!("it starts: {answer:?}");
+    };
+    assert!(reason.contains("1.00 of 1.00 USD"), "{reason}");
+    let unknown = store.apply(may_start(9)).await.unwrap();
+    assert!(matches!(unknown, MayStart::Stale(_)), "{unknown:?}");
     assert!(!stopped(4).await);
     told(&store, 4, 2, vec![activity(1)]).await;
     assert!(stopped(4).await);
