@@ -137,6 +137,8 @@ pub(crate) fn fetched_late(rows: u32) {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Levels {
     pub(crate) agents_connected: usize,
+    /// Sessions whose turn has not come: they wait for other sessions and not for an agent.
+    pub(crate) later: u64,
     /// Of sessions that have not ended, by their present state.
     pub(crate) queued: u64,
     pub(crate) running: u64,
@@ -156,7 +158,7 @@ pub(crate) fn levels(levels: Levels) {
     gauge!(JOBS_WAITING).set((levels.queued + levels.claimed + levels.bases_waiting) as f64);
     gauge!(JOBS_LEASED).set((levels.running + levels.verifying + levels.bases_checked) as f64);
     let states = [
-        (SessionStateKind::Queued, levels.queued),
+        (SessionStateKind::Queued, levels.later + levels.queued),
         (SessionStateKind::Running, levels.running),
         (SessionStateKind::Claimed, levels.claimed),
         (SessionStateKind::Verifying, levels.verifying),

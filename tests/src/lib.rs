@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod command;
 
 pub mod blobs;
+mod books;
 pub mod tasks;
 
 pub mod faults;

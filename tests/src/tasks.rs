@@ -6,6 +6,7 @@ use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 use tonic::Streaming;
 
+use crate::books;
 use crate::cluster::Cluster;
 use crate::repo::Repo;
 use crate::wait::{DEADLINE, poll};
@@ -141,10 +142,13 @@ impl Cluster {
         response.expect("a task can be watched").into_inner()
     }
 
-    /// Waits until a task has ended.
+    /// Waits until a task has ended. What its sessions cost is then what the ledger says.
     pub async fn ended(&self, task: &str) -> v1::Task {
-        self.until(task, "has ended", |task| task.state() != v1::TaskState::Running)
-            .await
+        let ended = self
+            .until(task, "has ended", |task| task.state() != v1::TaskState::Running)
+            .await;
+        books::agree(&self.client(), task).await;
+        ended
     }
 
     /// Waits until a task is as wanted; the panic at the deadline shows its state.

@@ -41,6 +41,7 @@ async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> Response {
     telemetry::levels(Levels {
         agents_connected,
         // Every session that has not ended has one of these jobs, which gives its state.
+        later: sessions.later,
         queued: sessions.queued,
         running: sessions.leased,
         claimed: verifies.queued,

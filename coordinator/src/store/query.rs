@@ -347,13 +347,18 @@ impl Counts {
     /// The number of open jobs of all types.
     #[must_use]
     pub fn open(&self) -> u64 {
-        self.0.iter().map(|counts| counts.queued + counts.leased).sum()
+        self.0
+            .iter()
+            .map(|counts| counts.later + counts.queued + counts.leased)
+            .sum()
     }
 }
 
 /// Jobs of a kind that are not done, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobCounts {
+    /// Jobs whose session's turn has not come.
+    pub later: u64,
     pub queued: u64,
     pub leased: u64,
 }

@@ -12,7 +12,7 @@ use kage_tests::cluster::{AgentOptions, Cluster};
 use kage_tests::command::{Person, said};
 use kage_tests::programs;
 use kage_tests::repo::{Repo, VERIFY};
-use kage_tests::tasks::{Describe, session, task, verdict};
+use kage_tests::tasks::{Describe, read_all, session, task, verdict};
 use serde_json::json;
 
 use super::real_clis::CLIS;
@@ -166,11 +166,27 @@ async fn real_programs_are_billed_to_the_token_and_never_have_the_key() {
             assert!(!sent.is_empty(), "{}", program.adapter);
         }
     }
-    // Every key came from a gateway, and there is none anywhere else.
+    keys_are_nowhere(&cluster, &ended).await;
+}
+
+/// There is no key but with the gateways: in no file of coordinator and agent, in no event, and in no output and
+/// conversation of a program. Its environment is what the programs look at themselves ([`FIX`]).
+async fn keys_are_nowhere(cluster: &Cluster, ended: &v1::Task) {
     let mut found = Vec::new();
     files_with(cluster.root(), CANARY.as_bytes(), &mut found);
     assert_eq!(found, Vec::<PathBuf>::new());
     assert!(!format!("{ended:?}").contains(CANARY));
+    let streams = [
+        v1::OutputStream::Stdout,
+        v1::OutputStream::Stderr,
+        v1::OutputStream::Transcript,
+    ];
+    let seen = read_all(cluster.watch(&ended.id, &streams).await).await;
+    assert!(!format!("{:?}", seen.events).contains(CANARY));
+    for (session, _job, stream, bytes) in &seen.output {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains(CANARY), "{session}, stream {stream}: {text}");
+    }
 }
 
 #[tokio::test]
@@ -194,7 +210,7 @@ async fn answers_that_break_off_are_billed_as_far_as_they_were_told() {
         Script::new(program.adapter, Matcher::model(program.model.1), [first, last])
     });
     let server = ScriptedServer::start(scripts.collect()).await.unwrap();
-    let (_cluster, ended) = raced(&server, &path, Duration::from_secs(100)).await;
+    let (cluster, ended) = raced(&server, &path, Duration::from_secs(100)).await;
     for program in programs_of_all() {
         let session = session(&ended, program.adapter);
         let [whole, broken] = books(&server, program.adapter);
@@ -209,7 +225,11 @@ async fn answers_that_break_off_are_billed_as_far_as_they_were_told() {
         };
         assert_eq!(input, expected, "{told}");
         assert!(output >= whole.1 && output <= whole.1 + broken.1, "{told}");
+        for request in server.requests_of(program.adapter) {
+            assert!(format!("{:?}", request.headers).contains(CANARY), "{}", program.adapter);
+        }
     }
+    keys_are_nowhere(&cluster, &ended).await;
 }
 
 /// `claude` gives up at once, and says of the wait nothing: its gateway has heard it.

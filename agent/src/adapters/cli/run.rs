@@ -209,18 +209,19 @@ impl<'a> Run<'a> {
                 return AdapterEnd::Stopped;
             }
         }
-        if let Some((kind, line)) = self.over.take()
-            && !self.watched.stop.is_cancelled()
-        {
-            // A wait in the line is how long the program would have waited, not what the provider asked for.
-            let message = format!("the program got no further and was ended; it said: {line}");
-            return AdapterEnd::Failed(Failure::new(kind, message));
-        }
         let refused = self
             .watched
             .gateway
             .as_ref()
             .and_then(|gateway| gateway.refusing.borrow().clone());
+        if let Some((kind, line)) = self.over.take()
+            && !self.watched.stop.is_cancelled()
+        {
+            // A wait in the line is how long the program would have waited, not what the provider asked for.
+            let message = format!("the program got no further and was ended; it said: {line}");
+            // What it says of a refused call is what the gateway told it.
+            return AdapterEnd::Failed(refused.unwrap_or_else(|| Failure::new(kind, message)));
+        }
         match ended.cause {
             // It was refused its calls, and went on.
             Cause::Stopped if refused.is_some() && !self.watched.stop.is_cancelled() => {

@@ -204,7 +204,8 @@ impl Reads for Model {
         for row in self.jobs.rows.values() {
             let of_type = counts.of_mut(row.job.type_of());
             match row.job.state {
-                JobState::Queued { .. } | JobState::Later { .. } => of_type.queued += 1,
+                JobState::Later { .. } => of_type.later += 1,
+                JobState::Queued { .. } => of_type.queued += 1,
                 JobState::Leased { .. } => of_type.leased += 1,
                 JobState::Done => {}
             }

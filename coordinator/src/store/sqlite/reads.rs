@@ -474,19 +474,19 @@ impl Reads for Connection {
     fn counts(&self) -> Result<Counts> {
         // A range of the index of open jobs, which SQLite uses only if its condition is in the
         // query.
-        let open: Vec<(JobType, bool, u64)> = all(
+        let open: Vec<(JobType, i64, u64)> = all(
             self,
-            "SELECT type, state = 1, count(*) FROM jobs WHERE state < 2 GROUP BY 1, 2",
+            "SELECT type, state, count(*) FROM jobs WHERE state < 2 GROUP BY 1, 2",
             params![],
             |row| Ok((get_word(row, 0, "type of job")?, get(row, 1)?, get_int(row, 2)?)),
         )?;
         let mut counts = Counts::default();
-        for (job, leased, count) in open {
+        for (job, state, count) in open {
             let of_type = counts.of_mut(job);
-            if leased {
-                of_type.leased = count;
-            } else {
-                of_type.queued = count;
+            match state {
+                ..0 => of_type.later = count,
+                0 => of_type.queued = count,
+                1.. => of_type.leased = count,
             }
         }
         Ok(counts)

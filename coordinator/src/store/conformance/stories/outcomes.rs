@@ -28,7 +28,10 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     assert_eq!(state(&store, 0).await, SessionStateKind::Running);
     assert_eq!(store.queued_jobs().await.unwrap(), vec![]);
     let counts = store.counts().await.unwrap();
-    let leased = JobCounts { queued: 0, leased: 1 };
+    let leased = JobCounts {
+        leased: 1,
+        ..JobCounts::default()
+    };
     assert_eq!(counts.of(JobType::Session), leased);
     assert_eq!(counts.of(JobType::Verify), JobCounts::default());
 
@@ -41,7 +44,10 @@ pub(in crate::store::conformance) async fn a_task_goes_from_queued_to_verified(s
     assert_eq!(verify.requirements, job.requirements);
     let counts = store.counts().await.unwrap();
     assert_eq!(counts.of(JobType::Session), JobCounts::default());
-    let queued = JobCounts { queued: 1, leased: 0 };
+    let queued = JobCounts {
+        queued: 1,
+        ..JobCounts::default()
+    };
     assert_eq!(counts.of(JobType::Verify), queued);
 
     started(&store, verify, 2, 1, 2).await;

@@ -7,6 +7,7 @@ use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{AttemptOutcome, Event, EventBody, VerdictKind};
 use kage_core::fallback::AdapterLacks;
 use kage_core::id::{JobId, SessionId};
+use kage_core::job::JobType;
 use kage_core::session::{SessionStateKind, Spared, Successor};
 use kage_core::task::{Course, TaskState};
 
@@ -115,6 +116,8 @@ pub(in crate::store::conformance) async fn a_ladder_goes_up_when_verify_rejects(
     let jobs = begin(&store, 3, Course::Ladder).await;
     assert_eq!(jobs.len(), 1, "the others wait for their turn");
     assert_eq!(store.queued_jobs().await.unwrap(), jobs);
+    let counts = store.counts().await.unwrap().of(JobType::Session);
+    assert_eq!((counts.later, counts.queued, counts.leased), (2, 1, 0));
     end(&store).await;
 
     verifying(&store, &jobs[0], 1).await;

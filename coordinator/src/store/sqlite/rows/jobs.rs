@@ -53,10 +53,12 @@ impl JobRows for SqliteRows<'_> {
     }
 }
 
-/// Whether a job waits, is worked on or is over, as the index of open jobs has it.
+/// Whether a job waits for another session or for an agent, is worked on or is over, as the index of open jobs has
+/// it. Programs before this one wrote 0 for both kinds of waiting.
 const fn state(state: JobState) -> i64 {
     match state {
-        JobState::Queued { .. } | JobState::Later { .. } => 0,
+        JobState::Later { .. } => -1,
+        JobState::Queued { .. } => 0,
         JobState::Leased { .. } => 1,
         JobState::Done => 2,
     }
