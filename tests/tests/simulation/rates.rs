@@ -120,6 +120,7 @@ impl Adapter for Caller {
             resumes: self.resumes(),
             access: None,
             slots: 0,
+            hears: false,
         }
     }
 

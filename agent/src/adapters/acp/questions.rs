@@ -25,7 +25,7 @@ pub(super) struct Questions {
 pub(super) enum Asked {
     Decided(Decision),
     /// It waits; the event tells people of it.
-    Waits(EventBody),
+    Waits(Box<EventBody>),
 }
 
 /// A decision, and the event that tells of it.
@@ -47,11 +47,12 @@ impl Questions {
             PermissionPolicy::Ask => {
                 let wait = self.permissions.wait;
                 self.open.insert(question.number, now + wait);
-                Asked::Waits(EventBody::PermissionAsked {
+                let event = EventBody::PermissionAsked {
                     number: question.number,
                     about: question.about,
                     wait,
-                })
+                };
+                Asked::Waits(Box::new(event))
             }
         }
     }

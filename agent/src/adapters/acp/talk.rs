@@ -289,7 +289,7 @@ impl Talk<'_> {
                     let number = question.number;
                     match self.questions.ask(question, Instant::now()) {
                         Asked::Decided(decision) => effects.extend(self.conversation.decided(number, decision)),
-                        Asked::Waits(event) => self.asked(event).await?,
+                        Asked::Waits(event) => self.asked(*event).await?,
                     }
                 }
                 Effect::Withdrawn => {
