@@ -50,6 +50,8 @@ async fn a_base_needs_no_context_and_comes_back_from_the_person_who_sent_it() {
         (listed[0]["busy"].as_u64() == Some(1)).then_some(())
     })
     .await;
+    // The agent has the base of the first task.
+    repo.write("docs/more.md", "Name things well.\n");
     let run = ["run", "tell", "--with", "teller", "--detach", "--format", "json"];
     let task = kage(&run).await.json()["id"].as_str().unwrap().to_owned();
     let stats = kage(&["context", "stats", &task, "--format", "json"]).await.json();
@@ -57,7 +59,12 @@ async fn a_base_needs_no_context_and_comes_back_from_the_person_who_sent_it() {
     assert_eq!(stats["prompt_bytes"], 4, "{stats:#}");
     assert!(stats["size"].as_u64() > Some(0), "{stats:#}");
     let shown = kage(&["context", "show", &task]).await;
-    for part in ["docs/rules.md", "Write short functions.", "test -e add.sh"] {
+    for part in [
+        "docs/more.md",
+        "docs/rules.md",
+        "Write short functions.",
+        "test -e add.sh",
+    ] {
         assert!(shown.out.contains(part), "{part:?} is not in {shown:#?}");
     }
 
