@@ -19,6 +19,7 @@ pub mod context_split;
 pub mod dispatch;
 pub mod gate;
 pub mod idle;
+pub mod proxy;
 pub mod recovery;
 pub mod restore;
 pub mod stream;

@@ -14,8 +14,8 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    baseline, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, recovery, restore, stream,
-    task, workspace,
+    baseline, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, proxy, recovery,
+    restore, stream, task, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -75,6 +75,8 @@ enum Bench {
     CheckoutNeighbour,
     /// What a box adds to the start of a program, and to a build.
     Contain,
+    /// What the gateway of a session adds to each token of an answer, and how much passes it.
+    Proxy,
 }
 
 impl Bench {
@@ -93,6 +95,7 @@ impl Bench {
             Self::Workspace => workspace::run(workspace::Size::default()).await,
             Self::CheckoutNeighbour => neighbour::run(neighbour::Size::default()).await,
             Self::Contain => contain::run(contain::Size::default()).await,
+            Self::Proxy => proxy::run(proxy::Size::default()).await,
         }
     }
 
@@ -109,7 +112,8 @@ impl Bench {
             | Self::Fleet
             | Self::Checkpoint
             | Self::Restore
-            | Self::Contain => vec![Medium::Here],
+            | Self::Contain
+            | Self::Proxy => vec![Medium::Here],
         }
     }
 
