@@ -21,6 +21,7 @@ pub mod dispatch;
 pub mod gate;
 pub mod idle;
 pub mod output;
+pub mod proxy;
 pub mod recovery;
 pub mod restore;
 pub mod stream;

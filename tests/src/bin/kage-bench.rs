@@ -15,7 +15,7 @@ use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
     adapter_overhead, baseline, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, output,
-    recovery, restore, stream, task, tools, workspace,
+    proxy, recovery, restore, stream, task, tools, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,8 @@ enum Bench {
     Output,
     /// Reading, editing and searching in a large tree by the tools of API sessions.
     Tools,
+    /// What the gateway of a session adds to each token of an answer, and how much passes it.
+    Proxy,
 }
 
 impl Bench {
@@ -102,6 +104,7 @@ impl Bench {
             Self::AdapterOverhead => adapter_overhead::run(adapter_overhead::Size::default()).await,
             Self::Output => output::run(output::Size::default()).await,
             Self::Tools => tools::run(tools::Size::default()).await,
+            Self::Proxy => proxy::run(proxy::Size::default()).await,
         }
     }
 
@@ -121,7 +124,8 @@ impl Bench {
             | Self::Contain
             | Self::AdapterOverhead
             | Self::Output
-            | Self::Tools => vec![Medium::Here],
+            | Self::Tools
+            | Self::Proxy => vec![Medium::Here],
         }
     }
 
