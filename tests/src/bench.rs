@@ -12,6 +12,7 @@ pub mod medium;
 pub mod tree;
 pub mod usage;
 
+pub mod billing;
 pub mod checkpoint;
 pub mod contain;
 pub mod context;

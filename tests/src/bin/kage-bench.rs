@@ -14,7 +14,7 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    baseline, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, proxy, recovery,
+    baseline, billing, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, proxy, recovery,
     restore, stream, task, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -75,6 +75,8 @@ enum Bench {
     CheckoutNeighbour,
     /// What a box adds to the start of a program, and to a build.
     Contain,
+    /// What sessions with one base are billed for, compared with sessions apart and without a cache.
+    Billing,
     /// What the gateway of a session adds to each token of an answer, and how much passes it.
     Proxy,
 }
@@ -95,6 +97,7 @@ impl Bench {
             Self::Workspace => workspace::run(workspace::Size::default()).await,
             Self::CheckoutNeighbour => neighbour::run(neighbour::Size::default()).await,
             Self::Contain => contain::run(contain::Size::default()).await,
+            Self::Billing => billing::run(billing::Size::default()).await,
             Self::Proxy => proxy::run(proxy::Size::default()).await,
         }
     }
@@ -113,6 +116,7 @@ impl Bench {
             | Self::Checkpoint
             | Self::Restore
             | Self::Contain
+            | Self::Billing
             | Self::Proxy => vec![Medium::Here],
         }
     }

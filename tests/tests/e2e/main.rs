@@ -10,6 +10,7 @@ mod access;
 mod adapters;
 mod again;
 mod backup;
+mod billing;
 mod budgets;
 mod cancel;
 mod chaos;
