@@ -13,6 +13,7 @@ pub mod tree;
 pub mod usage;
 
 pub mod adapter_overhead;
+pub mod billing;
 pub mod checkpoint;
 pub mod contain;
 pub mod context;

@@ -138,11 +138,7 @@ impl AgentOptions {
     /// Adds the directory of a program that is not installed on the machine to PATH.
     #[must_use]
     pub fn with_path_of(self, program: &Path) -> Self {
-        let directory = program.parent().expect("a program is in a directory").as_os_str();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let paths = std::iter::once(directory.into()).chain(std::env::split_paths(&path));
-        let joined = std::env::join_paths(paths).expect("no directory has a colon in its name");
-        self.env("PATH", joined)
+        self.env("PATH", programs::path_with(program))
     }
 
     /// Sets the number of attempts at once.

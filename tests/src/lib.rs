@@ -13,6 +13,7 @@ pub mod repo;
 pub mod cluster;
 pub mod command;
 
+pub mod billing;
 pub mod blobs;
 mod books;
 pub mod tasks;

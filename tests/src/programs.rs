@@ -1,5 +1,6 @@
 //! Where the program under test is, and how to treat missing programs that tests need.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -87,4 +88,13 @@ pub fn skip(test: &str, reason: &str) {
             .expect("the list of skipped tests can be written");
         writeln!(file, "{test}: {reason}").expect("the list of skipped tests can be written");
     }
+}
+
+/// This process's PATH, with the directory of a program in front of it.
+#[must_use]
+pub fn path_with(program: &Path) -> OsString {
+    let directory = program.parent().expect("a program is in a directory").as_os_str();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let paths = std::iter::once(directory.into()).chain(std::env::split_paths(&path));
+    std::env::join_paths(paths).expect("no directory has a colon in its name")
 }

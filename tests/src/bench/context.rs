@@ -106,7 +106,7 @@ pub async fn run(size: Size) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// Stores the base as a client does: the bytes as a blob, then the context by its digest.
-async fn put(cluster: &Cluster, base: &Context) -> anyhow::Result<()> {
+pub(super) async fn put(cluster: &Cluster, base: &Context) -> anyhow::Result<()> {
     let digest = base.digest();
     blobs::put(cluster, &digest, base.canonical().into()).await?;
     let request = v1::PutContextRequest {

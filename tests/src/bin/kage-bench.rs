@@ -14,8 +14,8 @@ use kage_tests::bench::figure::{Figure, markdown};
 use kage_tests::bench::machine::Machine;
 use kage_tests::bench::medium::Medium;
 use kage_tests::bench::{
-    adapter_overhead, baseline, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour, output,
-    proxy, recovery, restore, stream, task, tools, workspace,
+    adapter_overhead, baseline, billing, checkpoint, contain, context, context_split, dispatch, gate, idle, neighbour,
+    output, proxy, recovery, restore, stream, task, tools, workspace,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio_util::sync::CancellationToken;
@@ -81,6 +81,8 @@ enum Bench {
     Output,
     /// Reading, editing and searching in a large tree by the tools of API sessions.
     Tools,
+    /// What sessions with one base are billed for, compared with sessions apart and without a cache.
+    Billing,
     /// What the gateway of a session adds to each token of an answer, and how much passes it.
     Proxy,
 }
@@ -104,6 +106,7 @@ impl Bench {
             Self::AdapterOverhead => adapter_overhead::run(adapter_overhead::Size::default()).await,
             Self::Output => output::run(output::Size::default()).await,
             Self::Tools => tools::run(tools::Size::default()).await,
+            Self::Billing => billing::run(billing::Size::default()).await,
             Self::Proxy => proxy::run(proxy::Size::default()).await,
         }
     }
@@ -125,6 +128,7 @@ impl Bench {
             | Self::AdapterOverhead
             | Self::Output
             | Self::Tools
+            | Self::Billing
             | Self::Proxy => vec![Medium::Here],
         }
     }

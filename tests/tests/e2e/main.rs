@@ -11,6 +11,7 @@ mod adapters;
 mod again;
 mod agreements;
 mod backup;
+mod billing;
 mod budgets;
 mod cancel;
 mod chaos;
