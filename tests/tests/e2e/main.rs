@@ -34,6 +34,7 @@ mod landing;
 mod local_models;
 mod logins;
 mod long_prompt;
+mod mcp;
 mod mirrors;
 mod namespaces;
 mod names;
