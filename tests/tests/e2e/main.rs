@@ -28,6 +28,7 @@ mod errors;
 mod gateway;
 mod git_processes;
 mod in_the_way;
+mod installed;
 mod json;
 mod kept_verdicts;
 mod landing;
