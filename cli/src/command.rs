@@ -32,6 +32,7 @@ mod init;
 mod login;
 mod logs;
 mod ls;
+mod mcp;
 mod merge;
 mod merge_into;
 mod permit;
@@ -85,7 +86,11 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         state: StateDir::resolve(cli.global.state_dir.as_deref())?,
         out: Output::new(cli.global.format),
     };
-    match cli.command {
+    carry_out(invocation, cli.command).await
+}
+
+async fn carry_out(invocation: Invocation, command: Command) -> anyhow::Result<Exit> {
+    match command {
         Command::Run(args) => Box::pin(run::run(invocation, args)).await,
         Command::Ls(args) => ls::run(&invocation, &args).await,
         Command::Show(args) => show::run(&invocation, args).await,
@@ -147,10 +152,11 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
             TokenSubcommand::Revoke { token } => token::revoke(&invocation, token).await,
         },
         Command::Login(args) => login::run(&invocation, args).await,
-        Command::Init(args) => init::run(invocation.out, &args),
-        Command::Completions(args) => shell::completions(invocation.out, &args),
+        Command::Init(args) => init::run(&invocation.out, &args),
+        Command::Completions(args) => shell::completions(&invocation.out, &args),
         Command::Man(args) => shell::man(&args),
         Command::Doctor(args) => doctor::run(&invocation, args).await,
+        Command::Mcp => mcp::run(&invocation).await,
         Command::Demo(args) => Box::pin(demo::run(&invocation, &args)).await,
     }
 }

@@ -74,7 +74,7 @@ async fn run_task(invocation: &Invocation, access: &Access, repository: &kage_gi
     ));
     let (spec, origin) = spec(access, repository, &assignments::workers(&with, 1, &[])?).await?;
     let task = tasks::create(access, tasks::request_id(), spec, Some(origin.into()), false).await?;
-    let task = match follow::follow(invocation.out, access, task, Duration::MAX).await? {
+    let task = match follow::follow(&invocation.out, access, task, Duration::MAX).await? {
         Followed::Ended(task) => task,
         Followed::Detached | Followed::Held { .. } => return Ok(Exit::Interrupted),
     };

@@ -139,34 +139,48 @@ impl ErrorJson {
 }
 
 /// Prints the error for people, and for the program that asked for JSON; returns the exit code.
-pub fn report(error: &anyhow::Error, out: Output) -> Exit {
+pub fn report(error: &anyhow::Error, out: &Output) -> Exit {
     // `kage ls | head` is not a failure.
     if is_closed_pipe(error) {
         return Exit::Done;
     }
     let (exit, hint) = classify(error);
     // For people in any case: who reads the JSON may not show it.
-    note(&format!("error: {error:#}"));
-    if let Some(hint) = hint {
-        note(&format!("hint: {hint}"));
-    }
+    note(&format!("error: {}", words(error, hint)));
     // When nobody reads the results, the words are left.
     drop(out.error(&ErrorJson::of(error, exit, hint)));
     exit
 }
 
-/// The same for a command line that cannot be parsed. Help and version, when asked for, are no errors.
-pub fn mistyped(error: &clap::Error, out: Output) -> Exit {
+fn words(error: &anyhow::Error, hint: Option<&str>) -> String {
+    let hint = hint.map(|hint| format!("\nhint: {hint}"));
+    format!("{error:#}{}", hint.unwrap_or_default())
+}
+
+/// The error in words, with what to do about it, and as the JSON of `docs/json.md`.
+pub(crate) fn told(error: &anyhow::Error) -> (String, String) {
+    let (exit, hint) = classify(error);
+    let json = serde_json::to_string(&ErrorJson::of(error, exit, hint));
+    // Neither maps nor numbers are in it that JSON could not have.
+    (words(error, hint), json.unwrap_or_default())
+}
+
+/// What is wrong with a command line that cannot be parsed.
+pub(crate) fn mistake(error: &clap::Error) -> Refusal {
+    let text = error.render().to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or_default().trim();
+    Refusal::usage(message.strip_prefix("error: ").unwrap_or(message))
+}
+
+/// As [`report`], for a command line that cannot be parsed. Help and version, when asked for, are no errors.
+pub fn mistyped(error: &clap::Error, out: &Output) -> Exit {
     if !error.use_stderr() {
         // As in `note`; all of it is Kage's own text.
         drop(error.print());
         return Exit::Done;
     }
-    let text = error.render().to_string();
-    note(text.trim_end());
-    let message = text.split("\n\nUsage:").next().unwrap_or_default().trim();
-    let refusal = Refusal::usage(message.strip_prefix("error: ").unwrap_or(message));
-    drop(out.error(&ErrorJson::of(&refusal.into(), Exit::Usage, None)));
+    note(error.render().to_string().trim_end());
+    drop(out.error(&ErrorJson::of(&mistake(error).into(), Exit::Usage, None)));
     Exit::Usage
 }
 

@@ -52,7 +52,7 @@ enum Beat {
 ///
 /// # Errors
 /// When the coordinator stays unreachable, or standard output is closed.
-pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<Followed> {
+pub async fn follow(out: &Output, access: &Access, task: v1::Task, max_hold: Duration) -> anyhow::Result<Followed> {
     with(Progress::new(), Some(out), access, task, max_hold, OnInterrupt::Ask).await
 }
 
@@ -62,7 +62,7 @@ pub async fn follow(out: Output, access: &Access, task: v1::Task, max_hold: Dura
 /// As [`follow`].
 pub async fn with(
     mut progress: Progress,
-    out: Option<Output>,
+    out: Option<&Output>,
     access: &Access,
     task: v1::Task,
     max_hold: Duration,

@@ -276,7 +276,7 @@ fn models(session: &v1::Session) -> Vec<&str> {
 /// # Errors
 /// When standard output is closed.
 pub(crate) fn tell(
-    out: Output,
+    out: &Output,
     task: &v1::Task,
     fetched: &FetchedResult,
     paths: &[PlannedPath],

@@ -19,20 +19,21 @@ pub(crate) struct Live {
     unechoed: Option<Unechoed>,
 }
 
-/// A terminal that does not show `^C` for Ctrl-C. The cursor stands behind the last column of the last line, so
-/// the two characters would begin another line, and one of those above would stay when all are cleared.
+/// A terminal that does not show what is typed. The cursor stands behind the last column of the last line, so
+/// anything there would begin another line, and one of those above would stay when all are cleared: the two
+/// characters `^C`, an Enter, and on some terminals also a Ctrl-C that is shown as the byte that it is.
 #[derive(Debug)]
 struct Unechoed;
 
 impl Unechoed {
-    /// `None` when nothing is typed at a terminal, or it shows nothing for Ctrl-C anyway.
+    /// `None` when nothing is typed at a terminal, or it shows nothing anyway.
     fn begin() -> Option<Self> {
         let terminal = std::io::stdin();
         let mut modes = tcgetattr(&terminal).ok()?;
-        if !modes.local_modes.contains(LocalModes::ECHOCTL) {
+        if !modes.local_modes.contains(LocalModes::ECHO) {
             return None;
         }
-        modes.local_modes.remove(LocalModes::ECHOCTL);
+        modes.local_modes.remove(LocalModes::ECHO);
         tcsetattr(&terminal, OptionalActions::Now, &modes).ok()?;
         Some(Self)
     }
@@ -42,7 +43,7 @@ impl Drop for Unechoed {
     fn drop(&mut self) {
         let terminal = std::io::stdin();
         if let Ok(mut modes) = tcgetattr(&terminal) {
-            modes.local_modes.insert(LocalModes::ECHOCTL);
+            modes.local_modes.insert(LocalModes::ECHO);
             // A terminal that is gone needs nothing.
             tcsetattr(&terminal, OptionalActions::Now, &modes).ok();
         }

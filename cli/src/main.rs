@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     kage_agent::process::warden_main_if_asked();
     let cli = match args::parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
-        Err(error) => return exit::mistyped(&error, Output::asked_for(std::env::args())).into(),
+        Err(error) => return exit::mistyped(&error, &Output::asked_for(std::env::args())).into(),
     };
     let out = Output::new(cli.global.format);
     let level = match cli.global.verbose {
@@ -32,11 +32,11 @@ fn main() -> ExitCode {
         .init();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return exit::report(&error.into(), out).into(),
+        Err(error) => return exit::report(&error.into(), &out).into(),
     };
     let exit = runtime
         .block_on(command::dispatch(cli))
-        .unwrap_or_else(|error| exit::report(&error, out));
+        .unwrap_or_else(|error| exit::report(&error, &out));
     // An unanswered question still reads standard input; it is not awaited.
     runtime.shutdown_background();
     exit.into()

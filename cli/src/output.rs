@@ -3,6 +3,7 @@
 //! What each command prints as JSON, and how a line of `jsonl` is told by its `type`, is in `docs/json.md`.
 
 use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::ValueEnum as _;
 use kage_proto::json::JsonMessage;
@@ -15,10 +16,29 @@ use crate::table::{Shape, Table};
 use crate::terminal::{self, Painted, Screen};
 
 /// Where results go, and how they are printed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Output {
     format: Format,
     screen: Screen,
+    sink: Sink,
+}
+
+#[derive(Debug, Clone)]
+enum Sink {
+    Stdout,
+    Kept(Kept),
+}
+
+/// The results of a command that another program asked for within this process.
+#[derive(Debug, Clone, Default)]
+pub struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Kept {
+    /// What was printed so far.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A JSON object that says what it is.
@@ -35,7 +55,20 @@ impl Output {
         Self {
             format,
             screen: Screen::stdout(),
+            sink: Sink::Stdout,
         }
+    }
+
+    /// Keeps results instead of printing them.
+    #[must_use]
+    pub fn kept(format: Format) -> (Self, Kept) {
+        let kept = Kept::default();
+        let out = Self {
+            format,
+            screen: Screen::PIPE,
+            sink: Sink::Kept(kept.clone()),
+        };
+        (out, kept)
     }
 
     /// The format of a command line that cannot be parsed.
@@ -50,13 +83,13 @@ impl Output {
     }
 
     #[must_use]
-    pub const fn format(self) -> Format {
+    pub const fn format(&self) -> Format {
         self.format
     }
 
     /// What standard output goes to.
     #[must_use]
-    pub const fn screen(self) -> Screen {
+    pub const fn screen(&self) -> Screen {
         self.screen
     }
 
@@ -64,7 +97,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn text(self, text: &str) -> std::io::Result<()> {
+    pub fn text(&self, text: &str) -> std::io::Result<()> {
         self.painted(&Painted::from(text.to_owned()))
     }
 
@@ -72,9 +105,9 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn painted(self, text: &Painted) -> std::io::Result<()> {
+    pub fn painted(&self, text: &Painted) -> std::io::Result<()> {
         match self.format {
-            Format::Human => line(self.told(text).trim_end_matches('\n').as_bytes()),
+            Format::Human => self.line(self.told(text).trim_end_matches('\n').as_bytes()),
             Format::Tsv | Format::Json | Format::Jsonl => Ok(()),
         }
     }
@@ -83,7 +116,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn paged(self, text: &Painted) -> std::io::Result<()> {
+    pub fn paged(&self, text: &Painted) -> std::io::Result<()> {
         if self.format != Format::Human || !self.screen.is_terminal {
             return self.painted(text);
         }
@@ -91,17 +124,17 @@ impl Output {
         if pager::show(&told, self.screen) {
             return Ok(());
         }
-        line(told.trim_end_matches('\n').as_bytes())
+        self.line(told.trim_end_matches('\n').as_bytes())
     }
 
     /// Prints a table, when rows are wanted.
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn table(self, table: &Table) -> std::io::Result<()> {
+    pub fn table(&self, table: &Table) -> std::io::Result<()> {
         match self.format {
             Format::Human => self.painted(&table.laid_out(Shape::of(self.screen))),
-            Format::Tsv => line(self.told(&table.laid_out(Shape::Tabs)).as_bytes()),
+            Format::Tsv => self.line(self.told(&table.laid_out(Shape::Tabs)).as_bytes()),
             Format::Json | Format::Jsonl => Ok(()),
         }
     }
@@ -110,15 +143,15 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn row(self, row: &str) -> std::io::Result<()> {
+    pub fn row(&self, row: &str) -> std::io::Result<()> {
         match self.format {
-            Format::Human | Format::Tsv => line(self.told(&Painted::from(row.to_owned())).as_bytes()),
+            Format::Human | Format::Tsv => self.line(self.told(&Painted::from(row.to_owned())).as_bytes()),
             Format::Json | Format::Jsonl => Ok(()),
         }
     }
 
     /// As standard output gets it.
-    fn told(self, text: &Painted) -> String {
+    fn told(&self, text: &Painted) -> String {
         match self.screen.is_terminal {
             true => text.for_terminal(self.screen.colours),
             false => text.text(),
@@ -129,7 +162,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn result(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
+    pub fn result(&self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
         self.document(value)?;
         self.happening(kind, value)
     }
@@ -138,7 +171,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn message<M: Message + Name>(self, kind: &str, message: &M) -> std::io::Result<()> {
+    pub fn message<M: Message + Name>(&self, kind: &str, message: &M) -> std::io::Result<()> {
         self.result(kind, &JsonMessage::of(message))
     }
 
@@ -146,7 +179,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn messages<M: Message + Name>(self, kind: &str, messages: &[M]) -> std::io::Result<()> {
+    pub fn messages<M: Message + Name>(&self, kind: &str, messages: &[M]) -> std::io::Result<()> {
         let messages: Vec<_> = messages.iter().map(JsonMessage::of).collect();
         self.document(&messages)?;
         messages.iter().try_for_each(|message| self.happening(kind, message))
@@ -156,7 +189,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn document(self, value: &impl Serialize) -> std::io::Result<()> {
+    pub fn document(&self, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
             Format::Json => self.json(value),
             Format::Human | Format::Tsv | Format::Jsonl => Ok(()),
@@ -167,7 +200,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn happening(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
+    pub fn happening(&self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
             Format::Jsonl => self.typed(kind, value),
             Format::Human | Format::Tsv | Format::Json => Ok(()),
@@ -178,7 +211,7 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn error(self, value: &impl Serialize) -> std::io::Result<()> {
+    pub fn error(&self, value: &impl Serialize) -> std::io::Result<()> {
         match self.format {
             Format::Human | Format::Tsv => Ok(()),
             Format::Json | Format::Jsonl => self.typed("error", value),
@@ -190,12 +223,12 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn raw(self, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn raw(&self, bytes: &[u8]) -> std::io::Result<()> {
         if !self.screen.is_terminal {
             return self.unchanged(bytes);
         }
         match self.format {
-            Format::Human => write(&[terminal::shown(&String::from_utf8_lossy(bytes)).as_bytes()]),
+            Format::Human => self.write(&[terminal::shown(&String::from_utf8_lossy(bytes)).as_bytes()]),
             Format::Tsv | Format::Json | Format::Jsonl => Ok(()),
         }
     }
@@ -204,28 +237,39 @@ impl Output {
     ///
     /// # Errors
     /// When standard output is closed.
-    pub fn unchanged(self, bytes: &[u8]) -> std::io::Result<()> {
+    pub fn unchanged(&self, bytes: &[u8]) -> std::io::Result<()> {
         match self.format {
-            Format::Human => write(&[bytes]),
+            Format::Human => self.write(&[bytes]),
             Format::Tsv | Format::Json | Format::Jsonl => Ok(()),
         }
     }
 
-    fn typed(self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
+    fn typed(&self, kind: &str, value: &impl Serialize) -> std::io::Result<()> {
         self.json(&TypedJson { r#type: kind, value })
     }
 
-    fn json(self, value: &impl Serialize) -> std::io::Result<()> {
+    fn json(&self, value: &impl Serialize) -> std::io::Result<()> {
         let text = serde_json::to_string(value)?;
         match self.screen.is_terminal {
-            true => line(terminal::shown_json(&text).as_bytes()),
-            false => line(text.as_bytes()),
+            true => self.line(terminal::shown_json(&text).as_bytes()),
+            false => self.line(text.as_bytes()),
         }
     }
-}
 
-fn line(bytes: &[u8]) -> std::io::Result<()> {
-    write(&[bytes, b"\n"])
+    fn line(&self, bytes: &[u8]) -> std::io::Result<()> {
+        self.write(&[bytes, b"\n"])
+    }
+
+    fn write(&self, parts: &[&[u8]]) -> std::io::Result<()> {
+        match &self.sink {
+            Sink::Stdout => write(parts),
+            Sink::Kept(kept) => {
+                let mut bytes = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
+                parts.iter().for_each(|part| bytes.extend_from_slice(part));
+                Ok(())
+            }
+        }
+    }
 }
 
 fn write(parts: &[&[u8]]) -> std::io::Result<()> {

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use kage_proto::v1;
 use kage_proto::v1::watch_task_response::Item;
 
+use crate::args::Format;
 use crate::connect::Access;
-use crate::view::{self, Verification};
+use crate::output::Output;
+use crate::view::{self, ComparedJson, Verification};
 use crate::watch::{Request, Watch};
 
 /// How many bytes of the output are told.
@@ -27,6 +29,27 @@ pub(crate) async fn verifications(access: &Access, task: &v1::Task) -> anyhow::R
         verification.excerpt = ends.remove(&verification.session).and_then(End::into_text);
     }
     Ok(all)
+}
+
+/// Prints a task with its comparison and verifications, when JSON of either kind is wanted.
+///
+/// # Errors
+/// When standard output is closed. Without what verify said the rest is printed: it is the result of a task
+/// that may have taken hours.
+pub(crate) async fn compared(
+    out: &Output,
+    access: &Access,
+    task: &v1::Task,
+    report: &v1::Report,
+) -> anyhow::Result<()> {
+    if !matches!(out.format(), Format::Json | Format::Jsonl) {
+        return Ok(());
+    }
+    let verifications = verifications(access, task).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the output of verify cannot be read");
+        task.sessions.iter().filter_map(|session| of(task, session)).collect()
+    });
+    Ok(out.result("task", &ComparedJson::of(task, report, verifications))?)
 }
 
 fn of(task: &v1::Task, session: &v1::Session) -> Option<Verification> {

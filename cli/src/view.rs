@@ -2,98 +2,18 @@
 
 use kage_core::report::checked_before;
 use kage_core::time::Timestamp;
+use kage_core::usage::{Usage, UsageClass};
 use kage_proto::convert::time::{Span, duration, time};
-use kage_proto::json::JsonMessage;
 use kage_proto::v1;
-use prost::{Message, Name};
-use serde::Serialize;
 
-use crate::table::{Cell, Column, Shape, Table};
-use crate::terminal::{self, Ink, Painted, Screen};
+use crate::table::{Cell, Shape, Table};
+use crate::terminal::{self, Ink, Screen};
 
-/// A task with the comparison of its sessions, as JSON has them.
-#[derive(Debug, Serialize)]
-pub struct ComparedJson {
-    #[serde(flatten)]
-    task: JsonMessage,
-    report: JsonMessage,
-}
+mod json;
+mod report;
 
-impl ComparedJson {
-    /// Both, as they are now.
-    #[must_use]
-    pub fn of(task: &v1::Task, report: &v1::Report) -> Self {
-        Self {
-            task: JsonMessage::of(task),
-            report: JsonMessage::of(report),
-        }
-    }
-}
-
-/// A task with what verify did for each of its results, as JSON has them.
-#[derive(Debug, Serialize)]
-pub struct ShownJson {
-    #[serde(flatten)]
-    task: JsonMessage,
-    verifications: Vec<Verification>,
-}
-
-impl ShownJson {
-    /// Both, as they are now.
-    #[must_use]
-    pub fn of(task: &v1::Task, verifications: Vec<Verification>) -> Self {
-        Self {
-            task: JsonMessage::of(task),
-            verifications,
-        }
-    }
-}
-
-/// What verify did for a result: everything that is needed to do it again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Verification {
-    /// Name of the session whose result it was.
-    pub session: String,
-    /// The commit that was checked, in a clean checkout.
-    pub commit: String,
-    /// The command that prepared the checkout; absent: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub setup: Option<String>,
-    pub command: String,
-    /// The folder of the checkout in which it ran; `.` is the top.
-    pub folder: String,
-    /// In a word, as of `Verdict.kind`.
-    pub verdict: &'static str,
-    /// Null when no command ended by itself.
-    pub exit_code: Option<i32>,
-    /// One sentence, for people.
-    pub message: String,
-    /// The end of the output of setup and verify; absent: there was none, or it is gone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub excerpt: Option<String>,
-    /// Name of the agent that ran it.
-    pub agent: String,
-    pub duration_ms: u64,
-}
-
-/// A message about a session, as JSON has it: with the task that the session is of.
-#[derive(Debug, Serialize)]
-pub struct OfTaskJson<'a> {
-    task_id: &'a str,
-    #[serde(flatten)]
-    message: JsonMessage,
-}
-
-impl<'a> OfTaskJson<'a> {
-    /// The message, of this task.
-    #[must_use]
-    pub fn of<M: Message + Name>(task_id: &'a str, message: &M) -> Self {
-        Self {
-            task_id,
-            message: JsonMessage::of(message),
-        }
-    }
-}
+pub use json::{ComparedJson, OfTaskJson, ShownJson, Verification};
+pub use report::{report, report_notes, report_text};
 
 /// How long the session's attempts ran; `None` when none was started.
 #[must_use]
@@ -112,13 +32,27 @@ pub fn span_millis(span: Option<Span>) -> u64 {
 /// part is unknown.
 #[must_use]
 pub fn tokens(usage: Option<&v1::Usage>) -> String {
-    let Some(usage) = usage.map(|usage| kage_core::usage::Usage::from(*usage)) else {
+    let Some(usage) = usage.map(|usage| Usage::from(*usage)) else {
         return "-".to_owned();
     };
     match (usage.total(), usage.unreported.of_the_bill()) {
         (0, true) => "-".to_owned(),
         (total, true) => format!("{}+", short_count(total)),
         (total, false) => short_count(total),
+    }
+}
+
+/// The tokens of these classes together: `-` when none was reported, and with a `+` when a part is unknown.
+#[must_use]
+pub fn tokens_of(usage: &Usage, classes: &[UsageClass], count: impl Fn(u64) -> String) -> String {
+    let known: Vec<u64> = classes.iter().filter_map(|class| usage.of(*class)).collect();
+    let more = match classes.iter().any(|class| usage.unreported.contains(*class)) {
+        true => "+",
+        false => "",
+    };
+    match known.is_empty() {
+        true => "-".to_owned(),
+        false => count(known.into_iter().fold(0, u64::saturating_add)) + more,
     }
 }
 
@@ -204,22 +138,17 @@ pub fn printable(name: &str) -> String {
     terminal::shown(&name.replace(char::is_control, "\u{fffd}")).into_owned()
 }
 
-/// A table of words as text, for standard output; the last column has long texts.
+/// A table as text, for standard output.
 #[must_use]
-pub fn table(header: &[&'static str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    Table::of_words(header, rows)
-        .laid_out(Shape::of(Screen::stdout()))
-        .text()
+pub fn laid_out(table: &Table) -> String {
+    table.laid_out(Shape::of(Screen::stdout())).text()
 }
 
 /// The adapter of a session with its model: the one asked for, or in brackets the one that it took.
 #[must_use]
 pub fn adapter(session: &v1::Session) -> String {
     let used = session.models.iter().filter(|used| !used.model.is_empty());
-    let used = used.max_by_key(|used| {
-        used.usage
-            .map_or(0, |usage| kage_core::usage::Usage::from(usage).total())
-    });
+    let used = used.max_by_key(|used| used.usage.map_or(0, |usage| Usage::from(usage).total()));
     match (session.model.as_str(), used) {
         ("", None) => session.adapter.clone(),
         ("", Some(used)) => format!("{} ({})", session.adapter, used.model),
@@ -242,84 +171,6 @@ pub fn state_cell(session: &v1::Session) -> Cell {
         | v1::SessionState::Saving => Ink::Plain,
     };
     Cell::new(ink, state_of(session))
-}
-
-/// The columns of a report.
-const REPORT: [Column; 10] = [
-    Column::words("#", 0),
-    Column::words("session", 0),
-    Column::words("adapter", 6),
-    Column::words("state", 0),
-    Column::words("change", 4),
-    Column::words("risk", 3),
-    Column::number("tokens", 5),
-    Column::words("money", 1),
-    Column::number("time", 2),
-    Column::long("notes"),
-];
-
-/// The sessions of a report, best first.
-#[must_use]
-pub fn report(report: &v1::Report) -> Table {
-    let mut table = Table::new(REPORT);
-    let rows = report.rows.iter();
-    for (row, session) in rows.filter_map(|row| row.session.as_ref().map(|session| (row, session))) {
-        let is_best = report.best.as_ref().is_some_and(|best| session.name == best.session);
-        let change = session.result.as_ref().and_then(|r| r.diff.as_ref());
-        let change = change.map_or_else(
-            || "-".to_owned(),
-            |d| format!("{} +{} -{}", counted(d.files as usize, "file"), d.added, d.removed),
-        );
-        // Without a result there is no risk to speak of.
-        let risk = match (&session.result, row.suspicious) {
-            (None, _) => Cell::from("-"),
-            (Some(_), true) => Cell::new(Ink::Bad, format!("{}, suspicious", risk(row.risk()))),
-            (Some(_), false) => Cell::new(
-                match row.risk() {
-                    v1::Risk::High => Ink::Bad,
-                    v1::Risk::Low => Ink::Notice,
-                    v1::Risk::None | v1::Risk::Unspecified => Ink::Plain,
-                },
-                risk(row.risk()),
-            ),
-        };
-        let (mark, ink) = if is_best { ("*", Ink::Strong) } else { ("", Ink::Plain) };
-        table.row(vec![
-            Cell::new(ink, format!("{}{mark}", row.rank)),
-            Cell::new(ink, &session.name),
-            adapter(session).into(),
-            state_cell(session),
-            change.into(),
-            risk,
-            tokens(session.usage.as_ref()).into(),
-            money(&session.money).into(),
-            duration_ms(session)
-                .map_or_else(|| "-".to_owned(), short_duration)
-                .into(),
-            notes(row).into(),
-        ]);
-    }
-    table
-}
-
-/// What is said below the sessions of a report: a line each.
-#[must_use]
-pub fn report_notes(report: &v1::Report) -> String {
-    let best = report.best.as_ref();
-    let risky = best.filter(|best| best.reason() == v1::BestReason::HighRisk);
-    let lines = report.notes.iter().chain(risky.map(|best| &best.message));
-    lines.map(|line| one_line(line, NOTE) + "\n").collect()
-}
-
-/// The report as a table, with the notes on all sessions below it.
-#[must_use]
-pub fn report_text(report: &v1::Report, shape: Shape) -> Painted {
-    let mut text = self::report(report).laid_out(shape);
-    let notes = report_notes(report);
-    if !notes.is_empty() {
-        text.push(Ink::Plain, format!("\n{notes}"));
-    }
-    text
 }
 
 /// How long ago a time is, in few characters.
@@ -354,16 +205,6 @@ pub fn money_of<'a>(sessions: impl Iterator<Item = &'a v1::Session>) -> String {
 
 /// Most characters of one note: an incident, and the reason of the decision.
 const NOTE: usize = 500;
-
-/// Flags and history; the latter ends with the failure of a session that failed.
-fn notes(row: &v1::ReportRow) -> String {
-    row.flags
-        .iter()
-        .chain(&row.history)
-        .map(|note| one_line(note, NOTE))
-        .collect::<Vec<_>>()
-        .join("; ")
-}
 
 /// What was said to a session, and from whose files it goes on: a line each.
 #[must_use]
@@ -530,45 +371,17 @@ mod tests {
 
     #[test]
     fn unknown_tokens_are_not_zero() {
-        let of = |usage: kage_core::usage::Usage| tokens(Some(&usage.into()));
-        let mut sum = kage_core::usage::Usage {
+        let of = |usage: Usage| tokens(Some(&usage.into()));
+        let mut sum = Usage {
             input: 1_200,
             ..Default::default()
         };
         assert_eq!(tokens(None), "-");
-        assert_eq!(of(kage_core::usage::Usage::default()), "0");
-        assert_eq!(of(kage_core::usage::Usage::UNKNOWN), "-");
+        assert_eq!(of(Usage::default()), "0");
+        assert_eq!(of(Usage::UNKNOWN), "-");
         assert_eq!(of(sum), "1.2k");
-        sum += kage_core::usage::Usage::UNKNOWN;
+        sum += Usage::UNKNOWN;
         assert_eq!(of(sum), "1.2k+");
-    }
-
-    #[test]
-    fn notes_tell_every_decision_with_its_reason_once() {
-        let incident = "attempt 1: rate limited: HTTP 429: this request would exceed your rate limit; again after 15 s: \
-                        rate limits reset by themselves";
-        let row = v1::ReportRow {
-            session: Some(v1::Session {
-                failure: Some(v1::Failure {
-                    message: "the key is refused".into(),
-                    ..v1::Failure::default()
-                }),
-                ..v1::Session::default()
-            }),
-            flags: vec!["changes tests: a".into()],
-            history: vec![incident.into(), "failed: not authorised: the key is refused".into()],
-            ..v1::ReportRow::default()
-        };
-        let report = v1::Report {
-            rows: vec![row],
-            ..v1::Report::default()
-        };
-        let table = super::report(&report);
-        let told = (*table.texts().next().unwrap().last().unwrap()).to_owned();
-        assert_eq!(
-            told,
-            format!("changes tests: a; {incident}; failed: not authorised: the key is refused")
-        );
     }
 
     #[test]

@@ -12,6 +12,8 @@ use serde::{Serialize, Serializer};
 
 use crate::FILE_DESCRIPTOR_SET;
 
+pub mod schema;
+
 /// The descriptors of this build's messages and services.
 pub(crate) static DESCRIPTORS: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).expect("the build wrote the descriptors"));

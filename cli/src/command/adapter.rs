@@ -78,7 +78,12 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     }
     let list = List { adapters: listed };
     invocation.out.result("adapters", &list)?;
-    let rows = list.adapters.iter().map(|adapter| {
+    invocation.out.table(&table(&list.adapters))?;
+    Ok(Exit::Done)
+}
+
+fn table(adapters: &[Listed]) -> Table {
+    let rows = adapters.iter().map(|adapter| {
         let access = adapter.unavailable.as_ref().or(adapter.access.as_ref());
         vec![
             adapter.name.clone(),
@@ -88,9 +93,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
             adapter.origin.clone(),
         ]
     });
-    let header = ["adapter", "runs", "version", "login or key", "from"];
-    invocation.out.table(&Table::of_words(&header, rows))?;
-    Ok(Exit::Done)
+    Table::of_words(&["adapter", "runs", "version", "login or key", "from"], rows)
 }
 
 pub(super) fn show(invocation: &Invocation, name: &str) -> anyhow::Result<Exit> {
@@ -124,6 +127,11 @@ pub(super) async fn check(invocation: &Invocation, name: String, model: Option<S
         findings: &findings,
     };
     invocation.out.result("check", &checked)?;
+    invocation.out.table(&findings_table(&findings))?;
+    Ok(if holds { Exit::Done } else { Exit::TaskFailed })
+}
+
+fn findings_table(findings: &[Finding]) -> Table {
     let rows = findings.iter().map(|finding| {
         let verdict = match finding.verdict {
             Verdict::Holds => "ok",
@@ -132,10 +140,7 @@ pub(super) async fn check(invocation: &Invocation, name: String, model: Option<S
         };
         vec![finding.step.to_owned(), verdict.to_owned(), finding.detail.clone()]
     });
-    invocation
-        .out
-        .table(&Table::of_words(&["step", "", "what was seen"], rows))?;
-    Ok(if holds { Exit::Done } else { Exit::TaskFailed })
+    Table::of_words(&["step", "", "what was seen"], rows)
 }
 
 /// Where the manifest of an adapter is from, and its text.
@@ -204,6 +209,49 @@ fn of_this_machine(invocation: &Invocation) -> anyhow::Result<Vec<Described>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn adapters_and_what_a_check_found_fit_every_width() {
+        let listed =
+            |name: &str, program: Option<&str>, version: &str, access: Option<&str>, unavailable: Option<&str>| {
+                Listed {
+                    name: name.to_owned(),
+                    program: program.map(str::to_owned),
+                    version: version.to_owned(),
+                    access: access.map(str::to_owned),
+                    unavailable: unavailable.map(str::to_owned),
+                    origin: "built in".to_owned(),
+                }
+            };
+        let adapters = [
+            listed("claude-api", None, "", Some("ANTHROPIC_API_KEY"), None),
+            listed(
+                "codex",
+                Some("codex"),
+                "0.171.0",
+                Some("login of ChatGPT, until 14:00"),
+                None,
+            ),
+            listed("qwen", Some("qwen"), "", None, Some("the program qwen is not in PATH")),
+        ];
+        insta::assert_snapshot!("adapters", everywhere(&table(&adapters)));
+        let found = |step, verdict, detail: &str| Finding {
+            step,
+            verdict,
+            detail: detail.to_owned(),
+        };
+        let findings = [
+            found("starts", Verdict::Holds, "the program answered after 0.3 s"),
+            found(
+                "tells its usage",
+                Verdict::Missing,
+                "no line of the output has tokens, so money is unknown",
+            ),
+            found("goes on", Verdict::NotOffered, "the manifest has no `resume`"),
+        ];
+        insta::assert_snapshot!("findings", everywhere(&findings_table(&findings)));
+    }
 
     #[test]
     fn a_new_manifest_is_one_whatever_the_program_is_called() {

@@ -179,12 +179,7 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let agents = all(&access.client).await?;
     invocation.out.messages("agent", &agents)?;
-    invocation.out.table(&Table::of_words(
-        &[
-            "agent", "name", "state", "pid", "busy", "can", "contains", "labels", "adapters",
-        ],
-        agents.iter().map(row),
-    ))?;
+    invocation.out.table(&table(&agents))?;
     let now = Timestamp::from_millis(u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default());
     for agent in &agents {
         if let Some(short_of) = short_of(agent) {
@@ -284,6 +279,13 @@ fn called(agent: &v1::Agent) -> String {
     format!("{} ({})", agent.name, view::short_id(&agent.id))
 }
 
+fn table(agents: &[v1::Agent]) -> Table {
+    let header = [
+        "agent", "name", "state", "pid", "busy", "can", "contains", "labels", "adapters",
+    ];
+    Table::of_words(&header, agents.iter().map(row))
+}
+
 fn row(agent: &v1::Agent) -> Vec<String> {
     let mut labels: Vec<_> = agent.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     labels.sort();
@@ -357,5 +359,37 @@ const fn state(state: v1::AgentState) -> &'static str {
         v1::AgentState::Connected => "connected",
         v1::AgentState::Draining => "draining",
         v1::AgentState::Disconnected => "disconnected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn agents_fit_every_width() {
+        let agent = |id: &str, name: &str, state: v1::AgentState, cordoned| v1::Agent {
+            id: format!("{id}89abcdef"),
+            name: name.to_owned(),
+            state: state.into(),
+            pid: 4711,
+            cordoned,
+            labels: [("gpu", "true"), ("zone", "eu")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            adapters: ["claude-api", "codex", "shell-fixer"]
+                .map(|name| v1::AdapterInfo {
+                    name: name.to_owned(),
+                    ..v1::AdapterInfo::default()
+                })
+                .into(),
+            ..v1::Agent::default()
+        };
+        let agents = [
+            agent("01230123", "big-machine", v1::AgentState::Connected, false),
+            agent("45674567", "laptop", v1::AgentState::Draining, true),
+        ];
+        insta::assert_snapshot!(everywhere(&table(&agents)));
     }
 }

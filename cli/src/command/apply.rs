@@ -41,7 +41,7 @@ pub(super) async fn run(invocation: &Invocation, mut args: Apply) -> anyhow::Res
     if args.land.dry_run {
         let paths = landing::plan(&repository, &fetched).await?.paths().to_vec();
         landing::tell(
-            invocation.out,
+            &invocation.out,
             &task,
             &fetched,
             &paths,
@@ -56,7 +56,7 @@ pub(super) async fn run(invocation: &Invocation, mut args: Apply) -> anyhow::Res
         undo: landing::undo_apply(&repository, &fetched, &paths),
         ..Landing::default()
     };
-    landing::tell(invocation.out, &task, &fetched, &paths, true, None, &more)?;
+    landing::tell(&invocation.out, &task, &fetched, &paths, true, None, &more)?;
     landing::tell_undo(more.undo.as_deref());
     Ok(Exit::Done)
 }

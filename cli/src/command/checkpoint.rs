@@ -23,14 +23,16 @@ pub(super) async fn ls(invocation: &Invocation, args: Checkpoints) -> anyhow::Re
     if listed.checkpoints.is_empty() {
         invocation.out.text("no checkpoint was taken yet")?;
     } else {
-        let header = [
-            "session", "#", "id", "after", "try", "agent", "reason", "files", "calls", "safety", "note",
-        ];
-        invocation
-            .out
-            .table(&Table::of_words(&header, listed.checkpoints.iter().map(row)))?;
+        invocation.out.table(&table(&listed.checkpoints))?;
     }
     Ok(Exit::Done)
+}
+
+fn table(checkpoints: &[v1::Checkpoint]) -> Table {
+    let header = [
+        "session", "#", "id", "after", "try", "agent", "reason", "files", "calls", "safety", "note",
+    ];
+    Table::of_words(&header, checkpoints.iter().map(row))
 }
 
 pub(super) async fn graph(invocation: &Invocation, args: Checkpoints) -> anyhow::Result<Exit> {
@@ -262,6 +264,21 @@ fn kind(change: &v1::PathPlan) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn checkpoints_fit_every_width() {
+        let checkpoint = |number| v1::Checkpoint {
+            session: "claude-api-1".to_owned(),
+            number,
+            parent_number: number - 1,
+            commit: format!("{number}a2b3c4d5e6f"),
+            attempt: 1,
+            agent: "big-machine".to_owned(),
+            ..v1::Checkpoint::default()
+        };
+        insta::assert_snapshot!(everywhere(&table(&[checkpoint(1), checkpoint(2)])));
+    }
 
     #[test]
     fn what_becomes_of_the_latest_work_is_said() {

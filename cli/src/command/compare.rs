@@ -9,7 +9,8 @@ use crate::invocation::Invocation;
 use crate::output::note;
 use crate::table::{Shape, Table};
 use crate::tasks;
-use crate::view::{self, ComparedJson};
+use crate::verification;
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Result<Exit> {
     if let Some(by) = args.by {
@@ -19,8 +20,8 @@ pub(super) async fn run(invocation: &Invocation, args: Compare) -> anyhow::Resul
     let task = tasks::find(&access, args.task).await?;
     let response = tasks::report(&access, &task.id).await?;
     let report = response.report.unwrap_or_default();
-    invocation.out.result("task", &ComparedJson::of(&task, &report))?;
-    let out = invocation.out;
+    verification::compared(&invocation.out, &access, &task, &report).await?;
+    let out = &invocation.out;
     if args.markdown {
         out.text(&markdown(&report))?;
     } else if out.format() == Format::Tsv {

@@ -7,7 +7,7 @@ use kage_core::comparison::{Compared, Interval, Observed, compare};
 use kage_core::session::SessionStateKind;
 use kage_core::time::Timestamp;
 use kage_core::tool_uses::ToolUses;
-use kage_core::usage::{Money, Usage};
+use kage_core::usage::{Money, Usage, UsageClass};
 use kage_proto::convert::time::{duration, stamp};
 use kage_proto::json::JsonMessage;
 use kage_proto::status::ApiError;
@@ -160,9 +160,13 @@ const HEADER: [&str; 10] = [
 
 fn shown(row: &Compared) -> Vec<String> {
     let usage = &row.usage;
-    let more = if usage.unreported.of_the_bill() { "+" } else { "" };
-    let written = usage.cache_write_5m.saturating_add(usage.cache_write_1h);
-    let tokens = [usage.input, written, usage.cache_read, usage.output].map(view::short_count);
+    let classes: [&[UsageClass]; 4] = [
+        &[UsageClass::Input],
+        &[UsageClass::CacheWrite5m, UsageClass::CacheWrite1h],
+        &[UsageClass::CacheRead],
+        &[UsageClass::Output],
+    ];
+    let tokens = classes.map(|classes| view::tokens_of(usage, classes, view::short_count));
     let money: Vec<v1::Money> = row.money.iter().map(|money| v1::Money::from(*money)).collect();
     let time = |time: Option<Duration>| {
         time.map_or_else(dash, |time| {
@@ -178,7 +182,7 @@ fn shown(row: &Compared) -> Vec<String> {
             others => format!("{} of {}", row.tries, row.tries + others),
         },
         row.verified.to_string(),
-        format!("{}{more}", tokens.join(" / ")),
+        tokens.join(" / "),
         row.cache_share
             .map_or_else(dash, |share| format!("{:.0} %", share * 100.0)),
         view::money(&money),
@@ -313,6 +317,21 @@ mod tests {
         );
         let text = markdown(&["adapter"], &[vec!["a|b".to_owned()]]);
         assert_eq!(text, "| adapter |\n| --- |\n| a\\|b |\n");
+    }
+
+    #[test]
+    fn a_comparison_fits_every_width() {
+        let all = [
+            session("codex", v1::SessionState::Verified),
+            session("claude-api", v1::SessionState::Rejected),
+        ];
+        let rows = compare(
+            all.iter()
+                .map(|session| (name(session, By::Adapter), observed(session, true).unwrap())),
+        );
+        let header: Vec<&str> = ["adapter"].into_iter().chain(HEADER).collect();
+        let table = Table::of_words(&header, rows.iter().map(shown));
+        insta::assert_snapshot!(crate::table::everywhere(&table));
     }
 
     #[test]

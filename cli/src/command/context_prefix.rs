@@ -49,6 +49,11 @@ pub(super) async fn prefix(invocation: &Invocation, asked: Option<String>) -> an
     let base = base_of(&access, spec).await?;
     let rows = rows(spec, base.as_ref(), &task.sessions)?;
     invocation.out.result("context_prefix", &rows)?;
+    invocation.out.table(&table(&rows))?;
+    Ok(Exit::Done)
+}
+
+fn table(rows: &[PrefixJson]) -> Table {
     let shown = rows.iter().map(|row| {
         vec![
             view::printable(&row.adapter),
@@ -71,8 +76,7 @@ pub(super) async fn prefix(invocation: &Invocation, asked: Option<String>) -> an
         "first difference",
         "input from cache",
     ];
-    invocation.out.table(&Table::of_words(&header, shown))?;
-    Ok(Exit::Done)
+    Table::of_words(&header, shown)
 }
 
 async fn base_of(access: &Access, spec: &v1::TaskSpec) -> anyhow::Result<Option<Context>> {
@@ -206,6 +210,22 @@ fn suggestion(found: &SuggestJson) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn what_prompts_share_fits_every_width() {
+        let row = |adapter: &str, first_difference, cached| PrefixJson {
+            adapter: adapter.to_owned(),
+            sessions: 3,
+            prompt_bytes: 30_000,
+            same_bytes: 9_000,
+            share: 0.9,
+            first_difference,
+            cached,
+        };
+        let rows = [row("claude-api", Some(9_000), Some(0.72)), row("codex", None, None)];
+        insta::assert_snapshot!(everywhere(&table(&rows)));
+    }
 
     fn assignment(adapter: &str, delta: &str) -> v1::Assignment {
         v1::Assignment {

@@ -1,7 +1,6 @@
 //! `kage cost`: what calls of models cost, added up by adapter, model, person, project, task or day.
 
-use std::fmt::Write as _;
-
+use kage_core::usage::{Usage, UsageClass};
 use kage_proto::convert::time::stamp;
 use kage_proto::status::ApiError;
 use kage_proto::v1;
@@ -60,21 +59,7 @@ pub(super) async fn run(invocation: &Invocation, args: Cost) -> anyhow::Result<E
     } else if costs.groups.is_empty() {
         invocation.out.text("no call of a model is in the ledger")?;
     } else {
-        let header = [
-            args.by.as_str(),
-            "calls",
-            "input",
-            "cache write",
-            "cache read",
-            "output",
-            "money",
-        ];
-        let total = costs.total.clone().map(|total| v1::CostGroup {
-            key: "all".to_owned(),
-            ..total
-        });
-        let rows = costs.groups.iter().chain(&total).map(row);
-        invocation.out.table(&Table::of_words(&header, rows))?;
+        invocation.out.table(&table(args.by.as_str(), &costs))?;
         let unknown = |money: &v1::Money| money.provenance() == v1::Provenance::Unknown;
         if costs.total.iter().any(|total| total.money.iter().any(unknown)) {
             note("unknown: tokens of models without a price, or that nobody counted; name a price file to price them");
@@ -91,8 +76,18 @@ async fn task_id(access: &crate::connect::Access, asked: String) -> anyhow::Resu
     Ok(tasks::find(access, Some(asked)).await?.id)
 }
 
+fn table(by: &'static str, costs: &v1::GetCostsResponse) -> Table {
+    let header = [by, "calls", "input", "cache write", "cache read", "output", "money"];
+    let total = costs.total.clone().map(|total| v1::CostGroup {
+        key: "all".to_owned(),
+        ..total
+    });
+    Table::of_words(&header, costs.groups.iter().chain(&total).map(row))
+}
+
 fn row(group: &v1::CostGroup) -> Vec<String> {
-    let usage = group.usage.unwrap_or_default();
+    let usage = group.usage.map(Usage::from).unwrap_or_default();
+    let tokens = |classes: &[UsageClass]| view::tokens_of(&usage, classes, |count| count.to_string());
     vec![
         if group.key.is_empty() {
             "-".to_owned()
@@ -100,10 +95,10 @@ fn row(group: &v1::CostGroup) -> Vec<String> {
             view::printable(&group.key)
         },
         group.calls.to_string(),
-        usage.input.to_string(),
-        usage.cache_write_5m.saturating_add(usage.cache_write_1h).to_string(),
-        usage.cache_read.to_string(),
-        usage.output.to_string(),
+        tokens(&[UsageClass::Input]),
+        tokens(&[UsageClass::CacheWrite5m, UsageClass::CacheWrite1h]),
+        tokens(&[UsageClass::CacheRead]),
+        tokens(&[UsageClass::Output]),
         view::money(&group.money),
     ]
 }
@@ -122,20 +117,13 @@ fn csv(by: &str, costs: &v1::GetCostsResponse) -> String {
     }
     text += ",free,unknown\n";
     for group in &costs.groups {
-        let usage = group.usage.unwrap_or_default();
+        let usage = group.usage.map(Usage::from).unwrap_or_default();
         let of = |provenance| group.money.iter().find(|money| money.provenance() == provenance);
         text += &quoted(&group.key);
-        for count in [
-            group.calls,
-            usage.input,
-            usage.cache_write_5m,
-            usage.cache_write_1h,
-            usage.cache_read,
-            usage.output,
-            usage.reasoning,
-        ] {
-            // Writing to a text does not fail.
-            let _written = write!(text, ",{count}");
+        text += &format!(",{}", group.calls);
+        for class in UsageClass::ALL {
+            let count = usage.of(class).map(|count| count.to_string());
+            text += &format!(",{}", count.unwrap_or_default());
         }
         for (_, provenance) in provenances {
             let amount = of(provenance).and_then(|money| money.pico);
@@ -160,6 +148,58 @@ fn quoted(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn costs_fit_every_width() {
+        let group = |key: &str, calls: u64, pico: i64| v1::CostGroup {
+            key: key.to_owned(),
+            calls,
+            usage: Some(v1::Usage {
+                input: 12_000 * calls,
+                cache_write_5m: 800 * calls,
+                cache_read: 90_000 * calls,
+                output: 1_500 * calls,
+                ..v1::Usage::default()
+            }),
+            money: vec![v1::Money {
+                pico: Some(pico),
+                currency: "USD".to_owned(),
+                provenance: v1::Provenance::Billed.into(),
+            }],
+        };
+        let costs = v1::GetCostsResponse {
+            groups: vec![
+                group("claude-opus-5-5", 12, 1_840_000_000_000),
+                group("claude-sonnet-5-5", 30, 610_000_000_000),
+                group("", 1, 0),
+            ],
+            total: Some(group("", 43, 2_450_000_000_000)),
+            ..v1::GetCostsResponse::default()
+        };
+        insta::assert_snapshot!(everywhere(&table("model", &costs)));
+    }
+
+    #[test]
+    fn tokens_that_nobody_counted_are_not_zero() {
+        let group = v1::CostGroup {
+            key: "mends".to_owned(),
+            calls: 3,
+            usage: Some(v1::Usage {
+                output: 7,
+                unreported: kage_core::usage::Unreported::ALL.bits(),
+                ..v1::Usage::default()
+            }),
+            money: Vec::new(),
+        };
+        assert_eq!(row(&group), ["mends", "3", "-", "-", "-", "7+", "-"]);
+        let costs = v1::GetCostsResponse {
+            groups: vec![group],
+            ..v1::GetCostsResponse::default()
+        };
+        let text = csv("model", &costs);
+        assert_eq!(text.lines().nth(1), Some("mends,3,,,,,7,,,,,false,false"));
+    }
 
     #[test]
     fn values_are_exact_and_provenances_have_columns_of_their_own() {

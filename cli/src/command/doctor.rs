@@ -15,6 +15,7 @@ use crate::daemon;
 use crate::environment;
 use crate::exit::Exit;
 use crate::invocation::Invocation;
+use crate::table::Table;
 use crate::view;
 
 mod connection;
@@ -296,6 +297,32 @@ fn healed(mirrors: &[HealedMirror]) -> String {
     )
 }
 
+fn kept(disk: &Usage) -> Table {
+    let kinds = [
+        ("outbox", disk.outbox),
+        ("mirrors", disk.mirrors),
+        ("of these checkpoints", disk.checkpoints),
+        ("worktrees", disk.worktrees),
+        ("scratch folders", disk.scratch),
+        ("contexts", disk.contexts),
+    ];
+    let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let rows = kinds.map(|(kind, bytes)| vec![kind.to_owned(), size(bytes)]);
+    Table::of_words(&["the agent keeps", "size"], rows)
+}
+
+fn adapter_table(all: &[Adapter]) -> Table {
+    let rows = all.iter().map(|adapter| {
+        vec![
+            adapter.name.clone(),
+            adapter.version.clone(),
+            adapter.access.clone().unwrap_or_default(),
+            usable(adapter),
+        ]
+    });
+    Table::of_words(&["adapter", "version", "access", "usable"], rows)
+}
+
 fn usable(adapter: &Adapter) -> String {
     adapter.unavailable.clone().unwrap_or_else(|| "yes".to_owned())
 }
@@ -357,20 +384,7 @@ fn words(diagnosis: &Diagnosis) -> String {
     if let Some(data) = &diagnosis.coordinator_data {
         text += &format!("data         {}\n", stands_on(data));
     }
-    let disk = &diagnosis.agent_disk;
-    let kinds = [
-        ("outbox", disk.outbox),
-        ("mirrors", disk.mirrors),
-        ("of these checkpoints", disk.checkpoints),
-        ("worktrees", disk.worktrees),
-        ("scratch folders", disk.scratch),
-        ("contexts", disk.contexts),
-    ];
-    let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    text += &view::table(
-        &["the agent keeps", "size"],
-        kinds.map(|(kind, bytes)| vec![kind.to_owned(), size(bytes)]),
-    );
+    text += &view::laid_out(&kept(&diagnosis.agent_disk));
     for cache in &diagnosis.caches {
         text += &format!(
             "\ncache ~/{} ({}): {}\n",
@@ -384,17 +398,7 @@ fn words(diagnosis: &Diagnosis) -> String {
     if diagnosis.adapters.is_empty() {
         return text + &problems(diagnosis);
     }
-    text += &view::table(
-        &["adapter", "version", "access", "usable"],
-        diagnosis.adapters.iter().map(|adapter| {
-            vec![
-                adapter.name.clone(),
-                adapter.version.clone(),
-                adapter.access.clone().unwrap_or_default(),
-                usable(adapter),
-            ]
-        }),
-    );
+    text += &view::laid_out(&adapter_table(&diagnosis.adapters));
     text += &other_in_the_daemon(diagnosis);
     text + &problems(diagnosis)
 }
@@ -402,4 +406,36 @@ fn words(diagnosis: &Diagnosis) -> String {
 fn problems(diagnosis: &Diagnosis) -> String {
     let lines = diagnosis.problems.iter().map(|problem| format!("\nproblem: {problem}"));
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn what_was_found_fits_every_width() {
+        let disk = Usage {
+            outbox: 3 << 20,
+            mirrors: 220 << 20,
+            checkpoints: 7 << 20,
+            ..Usage::default()
+        };
+        insta::assert_snapshot!("kept", everywhere(&kept(&disk)));
+        let adapter = |name: &str, version: &str, unavailable: Option<&str>| Adapter {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            unavailable: unavailable.map(str::to_owned),
+            access: unavailable.is_none().then(|| "ANTHROPIC_API_KEY".to_owned()),
+        };
+        let found = [
+            adapter("claude-api", "", None),
+            adapter(
+                "codex",
+                "0.171.0",
+                Some("set OPENAI_API_KEY or log in with `codex login`"),
+            ),
+        ];
+        insta::assert_snapshot!("adapters", everywhere(&adapters(&found)));
+    }
 }

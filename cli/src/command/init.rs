@@ -20,7 +20,7 @@ struct InitJson<'a> {
     text: &'a str,
 }
 
-pub(super) fn run(out: Output, args: &Init) -> anyhow::Result<Exit> {
+pub(super) fn run(out: &Output, args: &Init) -> anyhow::Result<Exit> {
     let folder = &args.folder;
     if !folder.is_dir() {
         return Err(Refusal::not_found(format!("there is no folder {}", folder.display())).into());

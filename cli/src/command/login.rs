@@ -75,12 +75,20 @@ fn ls(invocation: &Invocation, logins: &Logins) -> anyhow::Result<Exit> {
             url,
         })
         .collect();
+    invocation.out.document(&all)?;
+    all.iter()
+        .try_for_each(|login| invocation.out.happening("login", login))?;
+    invocation.out.table(&table(&all))?;
+    Ok(Exit::Done)
+}
+
+fn table(all: &[LoginJson]) -> Table {
     let mut table = Table::new([
         Column::words("login", 0),
         Column::words("used", 0),
         Column::words("coordinator", 0),
     ]);
-    for login in &all {
+    for login in all {
         let ink = if login.in_use { Ink::Strong } else { Ink::Plain };
         let url = login.url.as_deref().unwrap_or("this machine's");
         table.row(vec![
@@ -89,11 +97,7 @@ fn ls(invocation: &Invocation, logins: &Logins) -> anyhow::Result<Exit> {
             url.into(),
         ]);
     }
-    invocation.out.document(&all)?;
-    all.iter()
-        .try_for_each(|login| invocation.out.happening("login", login))?;
-    invocation.out.table(&table)?;
-    Ok(Exit::Done)
+    table
 }
 
 async fn login(invocation: &Invocation, logins: &Logins, args: Login) -> anyhow::Result<Exit> {
@@ -201,6 +205,21 @@ fn token(file: Option<&Path>) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn logins_fit_every_width() {
+        let login = |name: &str, url: Option<&str>, in_use| LoginJson {
+            name: name.to_owned(),
+            url: url.map(str::to_owned),
+            in_use,
+        };
+        let logins = [
+            login("local", None, false),
+            login("hub.example", Some("https://hub.example:7443"), true),
+        ];
+        insta::assert_snapshot!(everywhere(&table(&logins)));
+    }
 
     #[test]
     fn a_login_is_named_after_its_host_and_an_unusual_port() {

@@ -114,7 +114,7 @@ pub(super) async fn run(invocation: &Invocation, args: Logs) -> anyhow::Result<E
             }
         }
     }
-    let mut printed = Printed::new(invocation.out, (args.raw, args.transcript), &task, several);
+    let mut printed = Printed::new(invocation.out.clone(), (args.raw, args.transcript), &task, several);
     let mut watch = Watch::new(
         access.client,
         Request {

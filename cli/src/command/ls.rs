@@ -48,7 +48,7 @@ pub(super) async fn run(invocation: &Invocation, args: &Ls) -> anyhow::Result<Ex
     if args.watch {
         return watch(invocation, &access, args, wanted).await;
     }
-    let out = invocation.out;
+    let out = &invocation.out;
     let tasks = wanted.newest(&access, args.limit as usize).await?;
     out.messages("task", &tasks)?;
     if !matches!(out.format(), Format::Human | Format::Tsv) {
@@ -179,7 +179,7 @@ impl Watched {
 
 /// On a terminal the list as it changes; elsewhere a line for each task that changed. It ends with Ctrl-C.
 async fn watch(invocation: &Invocation, access: &Access, args: &Ls, wanted: Wanted) -> anyhow::Result<Exit> {
-    let out = invocation.out;
+    let out = &invocation.out;
     let screen = Screen::stderr();
     let paints = out.format() == Format::Human && out.screen().is_terminal && screen.is_terminal;
     let mut live = Live::new();
@@ -238,7 +238,7 @@ async fn watch(invocation: &Invocation, access: &Access, args: &Ls, wanted: Want
 }
 
 /// A row by itself, with tabs between the columns: nobody knows how wide those of later rows are.
-fn line(out: output::Output, task: &v1::Task, winners: &Winners) -> std::io::Result<()> {
+fn line(out: &output::Output, task: &v1::Task, winners: &Winners) -> std::io::Result<()> {
     let text = table(std::slice::from_ref(task), winners, now())
         .laid_out(Shape::Tabs)
         .text();

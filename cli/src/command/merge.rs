@@ -40,7 +40,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
     let paths = plan.paths().to_vec();
     if args.land.dry_run {
         tell(
-            invocation.out,
+            &invocation.out,
             &task,
             &fetched,
             &paths,
@@ -70,7 +70,7 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
                 ..Landing::default()
             };
             tell(
-                invocation.out,
+                &invocation.out,
                 &task,
                 &fetched,
                 &paths,
@@ -84,12 +84,20 @@ pub(super) async fn run(invocation: &Invocation, args: Merge) -> anyhow::Result<
             tell_default_branch(&repository).await?;
         }
         Merged::LeftConflicts => {
-            tell(invocation.out, &task, &fetched, &paths, true, None, &Landing::default())?;
+            tell(
+                &invocation.out,
+                &task,
+                &fetched,
+                &paths,
+                true,
+                None,
+                &Landing::default(),
+            )?;
             note("resolve the conflicts, then `git add` them and `git commit`; `git reset --merge` drops the attempt");
             return Ok(Exit::TaskFailed);
         }
         Merged::AlreadyThere => {
-            tell(invocation.out, &task, &fetched, &[], true, None, &Landing::default())?;
+            tell(&invocation.out, &task, &fetched, &[], true, None, &Landing::default())?;
             note("the branch has this result already");
         }
     }

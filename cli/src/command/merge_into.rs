@@ -68,7 +68,7 @@ pub(super) async fn run(
         ..Landing::default()
     };
     if args.land.dry_run {
-        tell(invocation.out, task, fetched, &paths, false, None, &more)?;
+        tell(&invocation.out, task, fetched, &paths, false, None, &more)?;
         return Ok(Exit::Done);
     }
     let merged = to_the_end(plan.execute()).await?;
@@ -84,7 +84,7 @@ pub(super) async fn run(
         .as_ref()
         .map(|commit| undo(repository, fetched, &branch, before.as_ref(), commit));
     if commit.is_none() && onto.start.is_some() {
-        tell(invocation.out, task, fetched, &[], true, None, &Landing::default())?;
+        tell(&invocation.out, task, fetched, &[], true, None, &Landing::default())?;
         note("the branch that a pull request would go into has this result already");
         return Ok(Exit::Done);
     }
@@ -112,7 +112,7 @@ pub(super) async fn run(
         }
     }
     tell(
-        invocation.out,
+        &invocation.out,
         task,
         fetched,
         &paths,

@@ -38,7 +38,8 @@ use crate::sent_contexts;
 use crate::settings::Settings;
 use crate::table::Shape;
 use crate::tasks;
-use crate::view::{self, ComparedJson};
+use crate::verification;
+use crate::view;
 use crate::work_folder::WorkFolder;
 
 pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exit> {
@@ -87,7 +88,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         return Ok(Exit::Done);
     }
     note(&format!("task {}", view::short_id(&task.id)));
-    let task = match follow::follow(invocation.out, &access, task, waits.max_hold).await? {
+    let task = match follow::follow(&invocation.out, &access, task, waits.max_hold).await? {
         Followed::Ended(task) => task,
         Followed::Detached => return Ok(Exit::Done),
         Followed::Held { task, why } => {
@@ -101,7 +102,7 @@ pub(super) async fn run(invocation: Invocation, args: Run) -> anyhow::Result<Exi
         .out
         .painted(&view::report_text(&report, Shape::of(invocation.out.screen())))?;
     // Before anything that may fail: the result is there, whether it can be applied or not.
-    invocation.out.result("task", &ComparedJson::of(&task, &report))?;
+    verification::compared(&invocation.out, &access, &task, &report).await?;
     let best = report.best.clone().unwrap_or_default();
     let accepted = args.accept_risk && !best.candidate.is_empty();
     if args.apply && (accepted || !best.session.is_empty()) {

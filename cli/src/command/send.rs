@@ -14,7 +14,8 @@ use crate::output::note;
 use crate::picked;
 use crate::table::Shape;
 use crate::tasks;
-use crate::view::{self, ComparedJson};
+use crate::verification;
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Send) -> anyhow::Result<Exit> {
     let text = run::asked_prompt(
@@ -92,7 +93,7 @@ pub(super) async fn finish(
         invocation.out.text(&task.id)?;
         return Ok(Exit::Done);
     }
-    let task = match follow::follow(invocation.out, access, task, waiting.max_hold).await? {
+    let task = match follow::follow(&invocation.out, access, task, waiting.max_hold).await? {
         Followed::Ended(task) => task,
         Followed::Detached => return Ok(Exit::Done),
         Followed::Held { task, why } => {
@@ -105,7 +106,7 @@ pub(super) async fn finish(
     invocation
         .out
         .painted(&view::report_text(&report, Shape::of(invocation.out.screen())))?;
-    invocation.out.result("task", &ComparedJson::of(&task, &report))?;
+    verification::compared(&invocation.out, access, &task, &report).await?;
     let id = view::short_id(&task.id);
     if let Some(session) = task.sessions.iter().find(|found| found.name == session) {
         let name = view::printable(&session.name);

@@ -7,7 +7,7 @@ use crate::args::{Cli, Completions, Man, Shell};
 use crate::exit::Exit;
 use crate::output::{Output, note};
 
-pub(super) fn completions(out: Output, args: &Completions) -> anyhow::Result<Exit> {
+pub(super) fn completions(out: &Output, args: &Completions) -> anyhow::Result<Exit> {
     out.unchanged(&script(args.shell))?;
     Ok(Exit::Done)
 }

@@ -59,11 +59,7 @@ pub(super) async fn run(invocation: &Invocation, args: Show) -> anyhow::Result<E
         Format::Human | Format::Tsv => {}
     }
     invocation.out.text(&heading(&task))?;
-    let mut table = Table::new(COLUMNS);
-    for session in &task.sessions {
-        table.row(row(session));
-    }
-    invocation.out.table(&table)?;
+    invocation.out.table(&table(&task))?;
     // A table shortens long texts, and the reason for waiting is what people look for here.
     for session in task.sessions.iter().filter(|session| !session.waiting.is_empty()) {
         invocation.out.text(&format!("{}: {}", session.name, session.waiting))?;
@@ -81,6 +77,14 @@ pub(super) async fn run(invocation: &Invocation, args: Show) -> anyhow::Result<E
         invocation.out.text(&view::steering(session).concat())?;
     }
     Ok(Exit::Done)
+}
+
+fn table(task: &v1::Task) -> Table {
+    let mut table = Table::new(COLUMNS);
+    for session in &task.sessions {
+        table.row(row(session));
+    }
+    table
 }
 
 fn heading(task: &v1::Task) -> String {
@@ -204,6 +208,37 @@ fn row(session: &v1::Session) -> Vec<Cell> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn sessions_fit_every_width() {
+        let session = |name: &str, state: v1::SessionState| v1::Session {
+            name: name.to_owned(),
+            adapter: "claude-api".to_owned(),
+            model: "claude-opus-5-5".to_owned(),
+            state: state.into(),
+            agent: "big-machine".to_owned(),
+            attempts: 2,
+            ..v1::Session::default()
+        };
+        let failed = v1::Session {
+            failure: Some(v1::Failure {
+                message: "the provider refused the login: HTTP 401".to_owned(),
+                ..v1::Failure::default()
+            }),
+            ..session("claude-api-1", v1::SessionState::Failed)
+        };
+        let waits = v1::Session {
+            attempts: 0,
+            waiting: "waits for an agent: only big-machine has claude-api, and is full".to_owned(),
+            ..session("claude-api-2", v1::SessionState::Queued)
+        };
+        let task = v1::Task {
+            sessions: vec![failed, waits],
+            ..v1::Task::default()
+        };
+        insta::assert_snapshot!(everywhere(&table(&task)));
+    }
 
     #[test]
     fn the_tiers_of_work_and_check_are_shown_where_they_are_recorded() {

@@ -165,24 +165,26 @@ pub(super) async fn ls(invocation: &Invocation) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let tokens = all(&access.client).await?;
     invocation.out.messages("token", &tokens)?;
-    invocation.out.table(&Table::of_words(
-        &["token", "role", "name", "project", "state"],
-        tokens.iter().map(|token| {
-            let state = if token.revoked_at.is_none() { "good" } else { "revoked" };
-            vec![
-                token.id.clone(),
-                role(token.role()).to_owned(),
-                token.name.clone(),
-                if token.project.is_empty() {
-                    "all".to_owned()
-                } else {
-                    token.project.clone()
-                },
-                state.to_owned(),
-            ]
-        }),
-    ))?;
+    invocation.out.table(&table(&tokens))?;
     Ok(Exit::Done)
+}
+
+fn table(tokens: &[v1::Token]) -> Table {
+    let rows = tokens.iter().map(|token| {
+        let state = if token.revoked_at.is_none() { "good" } else { "revoked" };
+        vec![
+            token.id.clone(),
+            role(token.role()).to_owned(),
+            token.name.clone(),
+            if token.project.is_empty() {
+                "all".to_owned()
+            } else {
+                token.project.clone()
+            },
+            state.to_owned(),
+        ]
+    });
+    Table::of_words(&["token", "role", "name", "project", "state"], rows)
 }
 
 /// Fetches the tokens page by page.
@@ -227,6 +229,26 @@ const fn role(role: v1::Role) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::everywhere;
+
+    #[test]
+    fn tokens_fit_every_width() {
+        let token = |id: &str, role: v1::Role, name: &str, project: &str| v1::Token {
+            id: id.to_owned(),
+            role: role.into(),
+            name: name.to_owned(),
+            project: project.to_owned(),
+            ..v1::Token::default()
+        };
+        let revoked = v1::Token {
+            revoked_at: Some(kage_proto::convert::time::stamp(
+                kage_core::time::Timestamp::from_millis(1),
+            )),
+            ..token("89abcdef89abcdef", v1::Role::Submit, "bob", "")
+        };
+        let tokens = [token("0123456701234567", v1::Role::Admin, "alice", "shop"), revoked];
+        insta::assert_snapshot!(everywhere(&table(&tokens)));
+    }
 
     #[test]
     fn what_an_older_coordinator_did_not_take_is_named() {

@@ -9,7 +9,8 @@ use crate::follow::{self, Followed};
 use crate::hold;
 use crate::invocation::Invocation;
 use crate::tasks;
-use crate::view::{self, ComparedJson};
+use crate::verification;
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Verify) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
@@ -21,7 +22,7 @@ pub(super) async fn run(invocation: &Invocation, args: Verify) -> anyhow::Result
         invocation.out.text(&task.id)?;
         return Ok(Exit::Done);
     }
-    let task = match follow::follow(invocation.out, &access, task, args.max_hold).await? {
+    let task = match follow::follow(&invocation.out, &access, task, args.max_hold).await? {
         Followed::Ended(task) => task,
         Followed::Detached => return Ok(Exit::Done),
         Followed::Held { task, why } => {
@@ -31,7 +32,7 @@ pub(super) async fn run(invocation: &Invocation, args: Verify) -> anyhow::Result
         }
     };
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
-    invocation.out.result("task", &ComparedJson::of(&task, &report))?;
+    verification::compared(&invocation.out, &access, &task, &report).await?;
     // The server takes an empty name for the only session.
     let mut sessions = task.sessions.iter();
     let session = sessions.find(|session| asked.is_empty() || session.name == asked);

@@ -9,7 +9,8 @@ use crate::hold;
 use crate::invocation::Invocation;
 use crate::progress::Progress;
 use crate::tasks;
-use crate::view::{self, ComparedJson};
+use crate::verification;
+use crate::view;
 
 pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
@@ -42,7 +43,7 @@ pub(super) async fn run(invocation: &Invocation, args: Wait) -> anyhow::Result<E
         }
     };
     let report = tasks::report(&access, &ended.id).await?.report.unwrap_or_default();
-    invocation.out.result("task", &ComparedJson::of(&ended, &report))?;
+    verification::compared(&invocation.out, &access, &ended, &report).await?;
     invocation.out.text(&format!(
         "task {} {}",
         view::short_id(&ended.id),

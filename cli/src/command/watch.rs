@@ -8,14 +8,15 @@ use crate::invocation::Invocation;
 use crate::progress::Progress;
 use crate::table::Shape;
 use crate::tasks;
-use crate::view::{self, ComparedJson};
+use crate::verification;
+use crate::view;
 
 use super::wait;
 
 pub(super) async fn run(invocation: &Invocation, args: Watch) -> anyhow::Result<Exit> {
     let access = invocation.existing().await?;
     let task = tasks::find(&access, args.task).await?;
-    let out = invocation.out;
+    let out = &invocation.out;
     let followed = follow::with(
         Progress::new(),
         Some(out),
@@ -35,6 +36,6 @@ pub(super) async fn run(invocation: &Invocation, args: Watch) -> anyhow::Result<
     };
     let report = tasks::report(&access, &task.id).await?.report.unwrap_or_default();
     out.painted(&view::report_text(&report, Shape::of(out.screen())))?;
-    out.result("task", &ComparedJson::of(&task, &report))?;
+    verification::compared(out, &access, &task, &report).await?;
     Ok(wait::outcome(task.state(), &report))
 }

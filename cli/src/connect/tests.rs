@@ -104,7 +104,7 @@ async fn a_token_a_version_and_a_stranger_are_told_apart() {
         let error = anyhow::Error::from(found.err().unwrap());
         assert!(format!("{error:#}").contains(words), "{error:#}");
         assert_eq!(
-            crate::exit::report(&error, Output::new(Format::Human)),
+            crate::exit::report(&error, &Output::new(Format::Human)),
             exit,
             "{error:#}"
         );

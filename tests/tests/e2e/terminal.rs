@@ -251,12 +251,16 @@ async fn a_person_leaves_a_watched_task_and_is_asked_before_one_is_removed() {
         assert!(read > 0, "{}", String::from_utf8_lossy(&seen));
         seen.extend_from_slice(&buffer[..read]);
     }
-    keys.write_all(b"\x03").await.unwrap();
+    // What is typed between the rows and the Ctrl-C would move them.
+    keys.write_all(b"typed\x03").await.unwrap();
     screen.read_to_end(&mut seen).await.unwrap();
     let ended = watching.wait().await.unwrap();
     let text = String::from_utf8_lossy(&seen).into_owned();
     assert_eq!(ended.code(), Some(130), "{text}");
     assert!(text.contains("continues; `kage watch"), "{text}");
+    for echo in ["typed", "^C", "\x03"] {
+        assert!(!text.contains(echo), "{echo:?} was shown among the rows: {text:?}");
+    }
     let running = person
         .kage(repo.path(), &["ls", "--state", "running", "--format", "tsv"])
         .await;

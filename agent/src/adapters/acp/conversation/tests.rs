@@ -570,7 +570,7 @@ proptest::proptest! {
         // Every request of the agent's is answered, or is being served.
         let asked = scene.effects.iter().filter(|effect| matches!(effect, Effect::Serve(..))).count();
         let prompts = scene.sent().iter().filter(|line| line["method"] == "session/prompt").count();
-        proptest::prop_assert!(asked == 0 || prompts == 1);
+        proptest::prop_assert!(asked == 0 || prompts >= 1);
         proptest::prop_assert_eq!(scene.usage().len(), prompts, "each turn's usage is told once");
     }
 }
