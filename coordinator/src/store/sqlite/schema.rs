@@ -282,6 +282,7 @@ UPDATE sessions SET
     include_str!("schema/capabilities.sql"),
     include_str!("schema/contained.sql"),
     include_str!("schema/calls.sql"),
+    include_str!("schema/heard.sql"),
 ];
 
 /// The newest schema that this program knows.

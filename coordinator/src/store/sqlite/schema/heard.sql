@@ -1,0 +1,2 @@
+-- No table changes. Events may be of kinds that programs of before cannot read: what a running session was told, and
+-- what its program asked and was answered. Such a program refuses the file by its schema instead.
