@@ -3,7 +3,7 @@
 //! arguments, whose output is read and thrown away. The worktree is there before both.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -13,6 +13,7 @@ use kage_agent::process::{AgentEnvironment, Runner};
 use kage_core::id::AttemptId;
 use kage_core::prompt::Prompt;
 use kage_scripted::{Matcher, Script, ScriptedServer, Turn};
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::figure::Figure;
@@ -67,7 +68,7 @@ async fn run_by(size: Size, runner: Runner) -> anyhow::Result<Vec<Figure>> {
             if (round + turn) % 2 == 0 {
                 ours.push(place.by_adapter(adapter.as_ref(), round).await?);
             } else {
-                alone.push(place.by_hand(round)?);
+                alone.push(place.by_hand(round).await?);
             }
         }
     }
@@ -126,7 +127,7 @@ impl Place {
         Ok(took)
     }
 
-    fn by_hand(&self, round: usize) -> anyhow::Result<Duration> {
+    async fn by_hand(&self, round: usize) -> anyhow::Result<Duration> {
         let folder = self.folder(&format!("hand-{round}"))?;
         let start = Instant::now();
         let output = Command::new(&self.claude)
@@ -153,7 +154,9 @@ impl Place {
             .env("ANTHROPIC_API_KEY", "scripted")
             .current_dir(folder.join("work"))
             .stdin(Stdio::null())
-            .output()?;
+            .kill_on_drop(true)
+            .output()
+            .await?;
         let took = start.elapsed();
         ensure!(output.status.success(), "claude failed: {output:?}");
         Ok(took)
