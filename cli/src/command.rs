@@ -86,7 +86,7 @@ pub async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         state: StateDir::resolve(cli.global.state_dir.as_deref())?,
         out: Output::new(cli.global.format),
     };
-    carry_out(invocation, cli.command).await
+    Box::pin(carry_out(invocation, cli.command)).await
 }
 
 async fn carry_out(invocation: Invocation, command: Command) -> anyhow::Result<Exit> {

@@ -52,10 +52,8 @@ pub(super) async fn run(invocation: &Invocation) -> anyhow::Result<Exit> {
         running: TaskManager::new(),
     };
     let running = server.running.clone();
-    let serving = server
-        .serve(transport::stdio())
-        .await
-        .context("the client did not begin")?;
+    let begun = Box::pin(server.serve(transport::stdio())).await;
+    let serving = begun.context("the client did not begin")?;
     // Until the client closes standard input. Tasks of Kage go on: the daemon has them.
     serving.waiting().await.context("the server broke off")?;
     running.shutdown();
@@ -167,7 +165,10 @@ async fn as_protocol_task(
     let id = task.id.clone();
     let end = async {
         let (invocation, kept) = server.invocation()?;
-        let told = |step: waiting::Step| std::future::ready(context.set_status_message(step.words));
+        let told = |step: waiting::Step| {
+            context.set_status_message(step.words);
+            std::future::ready(())
+        };
         waiting::wait(&invocation.out, &access, task, None, told).await?;
         document(&kept)
     };
