@@ -436,6 +436,6 @@ mod tests {
                 Some("set OPENAI_API_KEY or log in with `codex login`"),
             ),
         ];
-        insta::assert_snapshot!("adapters", everywhere(&adapters(&found)));
+        insta::assert_snapshot!("adapters", everywhere(&adapter_table(&found)));
     }
 }
