@@ -26,7 +26,7 @@ pub fn message(bytes: &[u8]) {
 type Kind = (fn() -> &'static str, fn(&[u8]));
 
 /// What is converted into the domain from any message, and every request.
-const KINDS: [Kind; 51] = [
+const KINDS: [Kind; 53] = [
     converted::<v1::TaskSpec, TaskSpec>(),
     converted::<v1::Hello, Hello>(),
     converted::<v1::AttemptKey, AttemptKey>(),
@@ -78,6 +78,8 @@ const KINDS: [Kind; 51] = [
     decoded::<v1::ReleaseRequest>(),
     decoded::<v1::GetCostsRequest>(),
     decoded::<v1::ListCallsRequest>(),
+    decoded::<v1::MayStartRequest>(),
+    decoded::<v1::AnswerQuestionRequest>(),
 ];
 
 const fn decoded<W: Message + Default + PartialEq>() -> Kind {
