@@ -85,7 +85,7 @@ impl Command for AnswerQuestion {
     type Outcome = Box<Session>;
 
     fn reads(&self) -> Vec<Key> {
-        vec![Key::Session(self.task, self.session)]
+        vec![Key::Task(self.task), Key::Session(self.task, self.session)]
     }
 
     fn apply(self, rows: &mut dyn Rows) -> Result<Box<Session>, Failed> {
