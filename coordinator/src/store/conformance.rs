@@ -157,6 +157,7 @@ conformance!(
     what_cannot_be_saved_is_told_and_holds_nothing_up,
     a_session_that_is_over_goes_on_with_what_it_is_told,
     what_is_said_meanwhile_comes_before_verify,
+    a_question_is_answered_while_it_waits,
     a_message_takes_the_place_of_a_verify_that_waits,
     another_adapter_goes_on_beside_from_the_same_files,
     an_unfinished_result_is_verified_when_asked,

@@ -99,8 +99,9 @@ pub(super) use saving::{
 };
 pub(super) use selections::a_result_is_selected_until_it_is_none_any_more;
 pub(super) use sending::{
-    a_message_takes_the_place_of_a_verify_that_waits, a_session_that_is_over_goes_on_with_what_it_is_told,
-    another_adapter_goes_on_beside_from_the_same_files, what_is_said_meanwhile_comes_before_verify,
+    a_message_takes_the_place_of_a_verify_that_waits, a_question_is_answered_while_it_waits,
+    a_session_that_is_over_goes_on_with_what_it_is_told, another_adapter_goes_on_beside_from_the_same_files,
+    what_is_said_meanwhile_comes_before_verify,
 };
 pub(super) use turns::{
     a_ladder_ends_where_nothing_was_rejected, a_ladder_goes_up_when_verify_rejects,

@@ -1,11 +1,13 @@
-//! What people say to sessions: messages, and forks that go on from a session's files.
+//! What people say to sessions: messages, answers, and forks that go on from a session's files.
+
+use std::time::Duration;
 
 use kage_core::attempt::{AttemptState, EndReason};
 use kage_core::checkpoint::CheckpointReason;
 use kage_core::event::{EventBody, VerdictKind};
 use kage_core::fallback::AdapterLacks;
 use kage_core::id::{JobId, SessionId};
-use kage_core::session::{MessageState, Session, SessionState, SessionStateKind, Successor};
+use kage_core::session::{Answer, CannotAnswer, MessageState, Session, SessionState, SessionStateKind, Successor};
 use kage_core::task::TaskState;
 
 use super::checkpoints::{base, resume, taken};
@@ -15,7 +17,7 @@ use crate::store::conformance::fixture::{
 };
 use crate::store::conformance::followed::{Changes, Followed as _, StopAttempt};
 use crate::store::conformance::invariants::{Seen, check};
-use crate::store::{CancelTask, ForkSession, QueuedJob, SendMessage, Store, StoreError};
+use crate::store::{AnswerQuestion, CancelTask, ForkSession, QueuedJob, SendMessage, Store, StoreError};
 
 fn send(n: u128, session: SessionId, text: &str) -> SendMessage {
     SendMessage {
@@ -247,4 +249,57 @@ pub(in crate::store::conformance) async fn another_adapter_goes_on_beside_from_t
     let job = store.followed(lacking).await.queued.remove(0);
     assert!(told_with(&store, &job).await.ends_with("only the docs"));
     end(&store).await;
+}
+
+pub(in crate::store::conformance) async fn a_question_is_answered_while_it_waits(store: Store) {
+    let job = begin(&store, 1, CHECKED).await.remove(0);
+    let id = job.subject.session().unwrap();
+    let answer = |number, allow| AnswerQuestion {
+        task: task_id(1),
+        session: id,
+        number,
+        answer: Answer {
+            allow,
+            by: "user".to_owned(),
+        },
+    };
+    let refused = async |number, allow| match store.apply(answer(number, allow)).await.unwrap_err() {
+        StoreError::CannotAnswer(why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(1, true).await, CannotAnswer::NotOpen(1));
+    started(&store, &job, 1, 1, 1).await;
+    let asked = EventBody::PermissionAsked {
+        number: 1,
+        about: "run x".to_owned(),
+        wait: Duration::from_secs(600),
+    };
+    told(&store, 1, 1, vec![event(1, asked)]).await;
+    assert_eq!(refused(7, true).await, CannotAnswer::NotOpen(7));
+    // The same answer again changes nothing, another one comes too late.
+    for _ in 0..2 {
+        let answered = store.apply(answer(1, true)).await.unwrap();
+        assert!(
+            answered.open_questions()[0]
+                .answer
+                .as_ref()
+                .is_some_and(|answer| answer.allow)
+        );
+    }
+    assert!(matches!(
+        refused(1, false).await,
+        CannotAnswer::Answered {
+            number: 1,
+            allowed: true,
+            ..
+        }
+    ));
+    let decided = EventBody::PermissionDecided {
+        number: 1,
+        allowed: true,
+        by: "by user".to_owned(),
+    };
+    told(&store, 1, 1, vec![event(2, decided)]).await;
+    assert!(session(&store, 0).await.open_questions().is_empty());
+    check(&store, &Seen::default()).await;
 }
