@@ -55,7 +55,14 @@ export function connect(url: string, token: string, { caFile }: ConnectOptions =
       },
     ],
   });
-  const settings: Record<string, string> = { "http.extraHeader": `Authorization: ${authorization}` };
+  const settings: Record<string, string> = {
+    // For this address alone: git calls other servers too, of submodules for instance.
+    [`http.${url.replace(/\/$/, "")}/.extraHeader`]: `Authorization: ${authorization}`,
+    "http.followRedirects": "false",
+    "fetch.recurseSubmodules": "false",
+    "push.recurseSubmodules": "no",
+    "submodule.recurse": "false",
+  };
   if (caFile !== undefined) {
     settings["http.sslCAInfo"] = resolve(caFile);
   }

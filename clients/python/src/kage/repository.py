@@ -22,7 +22,14 @@ class Remote:
     def __init__(self, url: str, token: str, ca_file: str | os.PathLike[str] | None) -> None:
         self._url = url.rstrip("/")
         # By the environment: anybody can read a command line.
-        settings = {"http.extraHeader": f"Authorization: Bearer {token.strip()}"}
+        settings = {
+            # For this address alone: git calls other servers too, of submodules for instance.
+            f"http.{self._url}/.extraHeader": f"Authorization: Bearer {token.strip()}",
+            "http.followRedirects": "false",
+            "fetch.recurseSubmodules": "false",
+            "push.recurseSubmodules": "no",
+            "submodule.recurse": "false",
+        }
         if ca_file is not None:
             settings["http.sslCAInfo"] = str(Path(ca_file).resolve())
         self._environment = _environment(settings)
